@@ -1,0 +1,26 @@
+"""Shared fixtures. Real data are found through CTGVLM_TEST_DATA and never copied into the repository."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with real CTs and annotated reports; the test is skipped, visibly, where it is absent."""
+    folder = Path(os.environ.get("CTGVLM_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set CTGVLM_TEST_DATA to the folder that holds ct/ and report_gold/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity_dir(test_data: Path) -> Path:
+    """The released model's outputs on known input (reference/fvlm_parity beside the test data)."""
+    folder = test_data.parent / "reference" / "fvlm_parity"
+    if not folder.is_dir():
+        pytest.skip(f"no parity fixtures at {folder}")
+    return folder
