@@ -1,0 +1,167 @@
+"""The checkpoint directory: ``model.safetensors``, ``config.json``, the tokenizer's files. One format for everything.
+
+``config.json`` holds the whole ModelConfig, so that loading needs no flags::
+
+    {"format": "ctgvlm-model", "format_version": 1, "name": ..., "trained": true, "notice": "", "license": ...,
+     "source": ..., "model": {...}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ModelError, OutputError
+from ..files import sha256_of
+from ..types import ModelIdentity
+from .config import ModelConfig
+from .fvlm import FVLM
+from .tokenizer import load_tokenizer
+
+FORMAT, FORMAT_VERSION = "ctgvlm-model", 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# BERT always has a token-type embedding; ours is zero and is not stored (see text.py)
+NOT_STORED = ("text.bert.embeddings.token_type_embeddings.weight",)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer and identity."""
+
+    model: FVLM
+    tokenizer: PreTrainedTokenizerBase
+    identity: ModelIdentity
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.model.config
+
+
+def save_checkpoint(
+    folder: Path, model: FVLM, tokenizer: PreTrainedTokenizerBase, *, name: str, trained: bool, **details: str
+) -> None:
+    """Write a checkpoint directory in one step: it appears complete or not at all.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        details: optional ``notice``, ``license`` and ``source`` for ``config.json``.
+
+    Raises:
+        OutputError: the folder holds something already, or cannot be written.
+    """
+    unknown = set(details) - {"notice", "license", "source"}
+    if unknown:
+        raise TypeError(f"unknown details: {sorted(unknown)}")
+    check_free(folder)
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name, "trained": trained, **details}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
+        try:
+            state = {k: v.contiguous() for k, v in model.state_dict().items() if k not in NOT_STORED}
+            save_file(state, partial / WEIGHTS)
+            text = json.dumps(header | {"model": model.config.to_dict()}, indent=1)
+            (partial / CONFIG).write_text(text, encoding="utf-8")
+            tokenizer.save_pretrained(partial)
+            partial.chmod(0o755)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"The model cannot be written to {folder}: {error}. Free space or choose a folder.") from error
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds something already: nothing of the user's is overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists already. Choose a folder that does not exist yet, or remove it first.")
+
+
+def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load a checkpoint directory.
+
+    Raises:
+        ModelError: a file is missing or damaged, or weights and configuration do not fit: every key is named.
+    """
+    header = read_header(folder)
+    config = ModelConfig.from_dict(header["model"])
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{folder} holds no {WEIGHTS}. Copy the whole model folder again.")
+    try:
+        state = load_file(weights, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{weights} cannot be read ({error}). It may be incomplete: copy it again.") from error
+    with torch.device("meta"):
+        model = FVLM(config)
+    check_state(state, model, str(weights))
+    model.load_state_dict(state, strict=False, assign=True)
+    materialize(model)
+    identity = ModelIdentity(
+        name=header["name"],
+        sha256=_identity_hash(weights, header),
+        trained=bool(header["trained"]),
+        notice=header.get("notice", ""),
+        license=header.get("license", ""),
+    )
+    return LoadedModel(model.eval().to(device), load_tokenizer(folder), identity)
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a checkpoint directory, checked for format and version."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} is no model folder: it holds no {CONFIG}. Expected a folder made by this software, "
+            'for example with "ctgvlm models import-fvlm".'
+        )
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        version = header["format_version"] if header["format"] == FORMAT else None
+        complete = {"name", "trained", "model"} <= header.keys()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is no configuration of this software ({error}).") from error
+    if version != FORMAT_VERSION or not complete:
+        raise ModelError(f"{path} has format version {version}; this software reads version {FORMAT_VERSION}.")
+    return header
+
+
+def check_state(state: dict[str, torch.Tensor], model: FVLM, source: str) -> None:
+    """Every key and shape must fit; the message names each that does not."""
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items() if k not in NOT_STORED}
+    problems = [f"missing: {key}" for key in sorted(expected.keys() - state.keys())]
+    problems += [f"unexpected: {key}" for key in sorted(state.keys() - expected.keys())]
+    for key in sorted(expected.keys() & state.keys()):
+        if tuple(state[key].shape) != expected[key]:
+            problems.append(f"{key}: shape {tuple(state[key].shape)}, expected {expected[key]}")
+    if problems:
+        raise ModelError(f"The weights in {source} do not fit the configuration:\n  " + "\n  ".join(problems))
+
+
+def materialize(model: FVLM) -> None:
+    """Give a model that was made on the meta device its few tensors that no checkpoint stores."""
+    embeddings, text = model.text.bert.embeddings, model.config.text
+    embeddings.position_ids = torch.arange(text.positions).expand((1, -1))
+    embeddings.token_type_ids = torch.zeros((1, text.positions), dtype=torch.long)
+    embeddings.token_type_embeddings.weight = torch.nn.Parameter(torch.zeros(1, text.hidden_size), requires_grad=False)
+    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    if left:
+        raise ModelError(f"Not initialised: {', '.join(left)}")
+
+
+def _identity_hash(weights: Path, header: dict[str, Any]) -> str:
+    """One hash for weights and configuration: what the text cache and the results are keyed by."""
+    model = json.dumps(header["model"], sort_keys=True)
+    return hashlib.sha256(f"{sha256_of(weights)} {model}".encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""The fVLM model and what it makes of an image.
+
+Shapes: B windows, O organs, N image tokens, T = levels x N, C channels, E embedding size, P texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..preprocessing import ModelInput, ModelWindow
+from .config import ModelConfig, Triple
+from .pooling import OrganPooling
+from .text import TextTower
+from .vision import VisionTower
+
+
+@dataclass(frozen=True)
+class WindowFeatures:
+    """What the model saw in one window: all tokens (T, C), and which of the N lie in which organ."""
+
+    window: ModelWindow
+    tokens_TC: torch.Tensor
+    token_mask_ON: torch.Tensor
+    grid: Triple
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Organ features (E,), L2-normalised, by organ number; ``window_of`` tells where each organ was seen."""
+
+    organ_features: dict[int, torch.Tensor]
+    windows: tuple[WindowFeatures, ...]
+    window_of: dict[int, int]
+
+    def organ_tokens(self, organ: int) -> int:
+        """How many image tokens the organ was pooled from (of one level)."""
+        window = self.windows[self.window_of[organ]]
+        return int(window.token_mask_ON[window.window.organs.index(organ)].sum())
+
+
+class FVLM(nn.Module):
+    """Vision tower, text tower, organ pooling and temperature (a divisor)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config.vision)
+        self.text = TextTower(config.text)
+        self.text_projection = nn.Linear(config.text.hidden_size, config.embedding_size)
+        self.pooling = OrganPooling(
+            len(config.organs),
+            config.vision.hidden_size,
+            config.embedding_size,
+            config.pooling_heads,
+            config.pooling_dropout,
+        )
+        self.temperature = nn.Parameter(torch.tensor(config.temperature))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.temperature.device
+
+    def autocast(self, precision: str) -> AbstractContextManager:
+        """bf16 matrix products for ``precision="bf16"``; nothing for "fp32"."""
+        if precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def encode_image(self, model_input: ModelInput, precision: str = "fp32") -> ImageFeatures:
+        """One pass of the vision tower per window; organ features are pooled in fp32."""
+        windows, features, window_of = [], {}, {}
+        for i, window in enumerate(model_input.windows):
+            encoded = self.encode_window(window, precision)
+            windows.append(encoded)
+            pooled_OE = self.pool(encoded)
+            for organ, feature in zip(window.organs, pooled_OE, strict=True):
+                features[organ], window_of[organ] = feature, i
+        return ImageFeatures(features, tuple(windows), window_of)
+
+    def encode_window(self, window: ModelWindow, precision: str = "fp32") -> WindowFeatures:
+        """The tokens of all levels, and the organs' token masks."""
+        image_BDHW = window.image_DHW.to(self.device)[None]
+        with self.autocast(precision):
+            levels = self.vision(image_BDHW)
+        tokens_TC = torch.cat([level[0].float() for level in levels])
+        mask_ON = organ_token_mask(window.organ_map_DHW, window.organs, self.config.vision.patch_size)
+        grid = tuple(n // p for n, p in zip(image_BDHW.shape[1:], self.config.vision.patch_size, strict=True))
+        return WindowFeatures(window, tokens_TC, mask_ON.to(self.device), grid)
+
+    def pool(self, encoded: WindowFeatures) -> torch.Tensor:
+        """Features (O, E) of the window's organs; only tokens that lie in one of them are projected."""
+        mask_ON = encoded.token_mask_ON
+        levels = len(encoded.tokens_TC) // mask_ON.shape[1]
+        mask_OT = mask_ON.repeat(1, levels)
+        used_T = mask_OT.any(0)
+        organs = torch.tensor(encoded.window.organs, device=self.device)
+        return self.pooling(encoded.tokens_TC[used_T][None], mask_OT[:, used_T][None], organs)[0]
+
+    def encode_tokens(self, input_ids_PT: torch.Tensor, attention_mask_PT: torch.Tensor) -> torch.Tensor:
+        """Text features (P, E), L2-normalised."""
+        return F.normalize(self.text_projection(self.text(input_ids_PT, attention_mask_PT)), dim=-1)
+
+
+def organ_token_mask(organ_map_DHW: torch.Tensor, organs: Sequence[int], patch_size: Triple) -> torch.Tensor:
+    """(O, N) bool: a token belongs to an organ when any voxel of its patch does (``max_pool3d(mask) > 0``)."""
+    grid = [n // p for n, p in zip(organ_map_DHW.shape, patch_size, strict=True)]
+    (d, h, w), (pd, ph, pw) = grid, patch_size
+    patches = organ_map_DHW.reshape(d, pd, h, ph, w, pw).permute(0, 2, 4, 1, 3, 5).reshape(d * h * w, -1)
+    return torch.stack([(patches == organ + 1).any(-1) for organ in organs])

@@ -1,0 +1,263 @@
+"""``analyze()``: the whole job, stage by stage. Read this first.
+
+A :class:`Session` keeps what the model saw, so that a second question about the same CT costs only its text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from . import __version__
+from .errors import InputError, ResourceError
+from .linking import link
+from .localization import Method, localize
+from .model.checkpoint import LoadedModel
+from .model.fvlm import ImageFeatures
+from .model.text_cache import TextEncoder
+from .precision import Precision, choose_precision
+from .preprocessing import Grid, ModelInput, Preprocessor
+from .prompts import Prompt, free_prompt, registry_prompts
+from .report import parse_report
+from .scoring import Calibration, read_calibration, score_findings, text_direction
+from .types import AnalysisResult, CTCase, FindingScore, Heatmap, OrganInfo
+from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs
+
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisOptions:
+    """How to analyse.
+
+    ``mode``: "shared" lets organs that fit together share a window (fast); "reference" does what fVLM's release does, one
+    organ-centred window per organ, and scores every organ that has a voxel. ``grid``: "physical" handles any orientation
+    and pixel shape, "release" copies the release's rule; "auto" takes the one that goes with the mode.
+    ``prompts``: (organ, text) questions. ``finding_set``: see ``prompts.registry_prompts``. ``heatmaps``: how many of
+    the highest scored findings get a heatmap; every question of ``prompts`` gets one. ``heatmap_shifts``: see ``localize``.
+    """
+
+    mode: Literal["shared", "reference"] = "shared"
+    grid: Literal["auto", "physical", "release"] = "auto"
+    precision: Precision = "auto"
+    prompts: tuple[tuple[str, str], ...] = ()
+    finding_set: str = "auto"
+    templates: bool = False
+    calibration: Path | None = None
+    heatmaps: int = 4
+    heatmap_method: Method = "contribution"
+    heatmap_shifts: int = 1
+    min_visible: float | None = None
+    min_voxels: int | None = None
+    cache_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.heatmap_shifts <= 8:
+            raise InputError(f"heatmap_shifts is {self.heatmap_shifts}, expected 1 (none) to 8 (512 extra passes).")
+        if self.heatmaps < 0:
+            raise InputError(f"heatmaps is {self.heatmaps}, expected 0 or more.")
+        if self.min_visible is not None and not 0 <= self.min_visible <= 1:
+            raise InputError(f"min_visible is {self.min_visible}, expected a fraction between 0 and 1.")
+
+    @property
+    def resolved_grid(self) -> Grid:
+        """The grid rule that is used."""
+        if self.grid == "auto":
+            return "release" if self.mode == "reference" else "physical"
+        return self.grid
+
+    @property
+    def limits(self) -> tuple[float, int]:
+        """(min_visible, min_voxels): the release scores whatever is there, so the reference mode does."""
+        visible, voxels = (0.0, 1) if self.mode == "reference" else (MIN_VISIBLE_FRACTION, MIN_VOXELS)
+        return (
+            visible if self.min_visible is None else self.min_visible,
+            voxels if self.min_voxels is None else self.min_voxels,
+        )
+
+
+class Session:
+    """A case that the model has encoded: scores and heatmaps of any text at the cost of the text.
+
+    Args:
+        progress: called with a stage's name and the fraction done (0..1).
+
+    Raises:
+        SegmentationError: none of the model's organs is in the mask.
+        ResourceError: the device's memory does not suffice.
+    """
+
+    def __init__(
+        self, case: CTCase, loaded: LoadedModel, options: AnalysisOptions | None = None, progress: Progress | None = None
+    ) -> None:
+        self.case, self.loaded, self.options = case, loaded, options or AnalysisOptions()
+        self.timings: dict[str, float] = {}
+        self._progress = progress or (lambda stage, fraction: None)
+        self.precision = choose_precision(self.options.precision, loaded.model.device)
+        calibration = self.options.calibration
+        self._calibration = read_calibration(calibration, loaded.identity.sha256) if calibration else None
+        self.encode_text = TextEncoder(loaded, self.options.cache_folder)
+        self._organs = list(loaded.config.organs)
+        with self._stage("preprocess", 0.05):
+            self._preprocessor, model_input = self._preprocess()
+        with self._stage("encode image", 0.15), _memory_errors():
+            self.features: ImageFeatures = loaded.model.encode_image(model_input, self.precision)
+        self.organs = self._describe(model_input)
+
+    def _preprocess(self) -> tuple[Preprocessor, ModelInput]:
+        config = self.loaded.config
+        preprocessor = Preprocessor(
+            self.case,
+            config.organs,
+            config.preprocessing,
+            config.vision.patch_size,
+            grid=self.options.resolved_grid,
+            device=self.loaded.model.device,
+        )
+        shared = self.options.mode == "shared"
+        return preprocessor, preprocessor.shared_windows() if shared else preprocessor.reference_windows()
+
+    def _describe(self, model_input: ModelInput) -> tuple[OrganInfo, ...]:
+        tokens = {organ: self.features.organ_tokens(organ) for organ in self.features.organ_features}
+        return describe_organs(self.case, self.loaded.config, model_input, tokens, *self.options.limits)
+
+    @contextmanager
+    def _stage(self, name: str, fraction: float) -> Iterator[None]:
+        self._progress(name, fraction)
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def score(self, prompts: Sequence[Prompt]) -> tuple[FindingScore, ...]:
+        """Probabilities; None with a reason for organs that cannot be scored."""
+        features = {self._organs[number]: feature for number, feature in self.features.organ_features.items()}
+        reasons = {info.organ: info.reason for info in self.organs if info.reason}
+        with self._stage("score", 0.6):
+            return score_findings(
+                prompts, features, reasons, self.encode_text, float(self.loaded.model.temperature), self._calibration
+            )
+
+    def prompt(self, organ: str, text: str) -> Prompt:
+        """A question in free words (see ``prompts.free_prompt``)."""
+        return free_prompt(organ, text, self.loaded.config.organs, self.options.templates)
+
+    def heatmap(self, prompt: Prompt) -> Heatmap:
+        """Where in the organ the image speaks for the finding.
+
+        Raises:
+            InputError: the organ is not scored in this case; the message holds the reason.
+        """
+        number = self._organs.index(prompt.organ)
+        reason = self.organs[number].reason
+        if reason:
+            raise InputError(f'No heatmap for "{prompt.finding}": {reason}.')
+        with self._stage("heatmaps", 0.75), _memory_errors():
+            return localize(
+                self.loaded.model,
+                self.case,
+                self.features.windows[self.features.window_of[number]],
+                number,
+                text_direction(prompt, self.encode_text),
+                finding=prompt.finding,
+                method=self.options.heatmap_method,
+                preprocessor=self._preprocessor,
+                shifts=self.options.heatmap_shifts,
+                precision=self.precision,
+            )
+
+
+def analyze(
+    case: CTCase, loaded: LoadedModel, options: AnalysisOptions | None = None, progress: Progress | None = None
+) -> AnalysisResult:
+    """Score, link and localize one case.
+
+    Raises:
+        InputError, SegmentationError, ResourceError: see :class:`Session`; a prompt for an organ the model does not know.
+    """
+    options = options or AnalysisOptions()
+    start = time.perf_counter()
+    # questions first: a mistyped organ must not cost an encoded image
+    asked = [free_prompt(organ, text, loaded.config.organs, options.templates) for organ, text in options.prompts]
+    prompts = [*registry_prompts(loaded.config.organs, options.finding_set, options.templates), *asked]
+    session = Session(case, loaded, options, progress)
+    scores = session.score(prompts)
+    chosen = _to_localize(prompts, scores, options.heatmaps)
+    heatmaps = tuple(session.heatmap(prompt) for prompt in chosen)
+    with session._stage("read report", 0.9):
+        report = parse_report(case.report_text)
+        links = link(report, case.segmentation, loaded.config.organs)
+    timings = session.timings | {"analysis": time.perf_counter() - start}
+    return AnalysisResult(
+        case=case,
+        report=report,
+        model=loaded.identity,
+        findings=scores,
+        organs=session.organs,
+        links=links,
+        heatmaps=heatmaps,
+        settings=_settings(options, session, loaded),
+        timings_s={name: round(seconds, 4) for name, seconds in timings.items()},
+        warnings=case.warnings + _organ_warnings(session.organs),
+        versions=_versions(),
+    )
+
+
+def _to_localize(prompts: Sequence[Prompt], scores: Sequence[FindingScore], number: int) -> list[Prompt]:
+    """The highest scored findings of the registry, and every question of the user that has a score."""
+    scored = [(score.probability, prompt) for prompt, score in zip(prompts, scores, strict=True) if score.reason is None]
+    ranked = sorted((pair for pair in scored if pair[1].source == "registry"), key=lambda pair: -pair[0])
+    return [prompt for _, prompt in scored if prompt.source == "prompt"] + [prompt for _, prompt in ranked[:number]]
+
+
+def _organ_warnings(organs: Sequence[OrganInfo]) -> tuple[str, ...]:
+    return tuple(
+        f"{info.organ} touches the border of the scan and may be cut off: about {info.visible_fraction:.0%} is visible."
+        for info in organs
+        if info.touches_border and info.reason is None and info.visible_fraction < 1
+    )
+
+
+def _settings(options: AnalysisOptions, session: Session, loaded: LoadedModel) -> dict[str, object]:
+    settings = dataclasses.asdict(options)
+    settings |= {"grid": options.resolved_grid, "precision": session.precision, "device": str(loaded.model.device)}
+    settings |= dict(zip(("min_visible", "min_voxels"), options.limits, strict=True))
+    settings["calibration"] = str(options.calibration) if options.calibration else None
+    settings["windows"] = [list(w.window.image_DHW.shape) for w in session.features.windows]
+    del settings["cache_folder"]
+    return settings
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "monai", "transformers", "SimpleITK", "numpy")
+    return {"ctgvlm": __version__, "python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn an allocation failure into a message with the remedy."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_allocation_failure(error):
+            raise
+        raise ResourceError(
+            "Not enough memory for the model on this device. Use --mode shared, --precision bf16 or --device cpu, "
+            "or close other programs."
+        ) from error
+
+
+def _is_allocation_failure(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
+
+
+__all__ = ["AnalysisOptions", "Calibration", "Session", "analyze"]
