@@ -19,7 +19,9 @@ from .types import CTCase, Heatmap
 Method = Literal["contribution", "hirescam"]
 
 
-def token_contributions(model: FVLM, encoded: WindowFeatures, organ: int, direction_E: torch.Tensor) -> tuple[torch.Tensor, float]:
+def token_contributions(
+    model: FVLM, encoded: WindowFeatures, organ: int, direction_E: torch.Tensor
+) -> tuple[torch.Tensor, float]:
     """What each image token adds to an organ's margin, exactly.
 
     With x_t the tokens, a_ht the attention weight of head h on token t (they sum to 1 over t), W_v, b_v, W_o, b_o the
@@ -44,7 +46,9 @@ def token_contributions(model: FVLM, encoded: WindowFeatures, organ: int, direct
     pooling, attention = model.pooling, model.pooling.attention
     weights_HT, used_T, feature_E = _attention_weights(model, encoded, organ)
     projection_EC, scale = pooling.projection_weight[organ], 1 / (feature_E.norm() * model.temperature)
-    gradient_HC = (attention.out_proj.weight.T @ (projection_EC.T @ direction_E) * scale).unflatten(0, (weights_HT.shape[0], -1))
+    gradient_HC = (attention.out_proj.weight.T @ (projection_EC.T @ direction_E) * scale).unflatten(
+        0, (weights_HT.shape[0], -1)
+    )
     value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
     values_THC = F.linear(encoded.tokens_TC[used_T], value_weight).unflatten(-1, gradient_HC.shape)
     out_T = torch.zeros(len(used_T), device=model.device)
@@ -54,7 +58,9 @@ def token_contributions(model: FVLM, encoded: WindowFeatures, organ: int, direct
     return out_T.view(-1, encoded.token_mask_ON.shape[1]), float(constant)
 
 
-def _attention_weights(model: FVLM, encoded: WindowFeatures, organ: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _attention_weights(
+    model: FVLM, encoded: WindowFeatures, organ: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The organ's attention over its tokens (H, its T), which tokens those are (T,) and its unnormalised feature (E,)."""
     mask_N = encoded.token_mask_ON[encoded.window.organs.index(organ)]
     used_T = mask_N.repeat(len(encoded.tokens_TC) // len(mask_N))
@@ -85,7 +91,9 @@ def hirescam(model: FVLM, encoded: WindowFeatures, organ: int, direction_E: torc
     return out_T.view(-1, len(mask_N))
 
 
-def token_map(model: FVLM, encoded: WindowFeatures, organ: int, direction_E: torch.Tensor, method: Method) -> np.ndarray:
+def token_map(
+    model: FVLM, encoded: WindowFeatures, organ: int, direction_E: torch.Tensor, method: Method
+) -> np.ndarray:
     """The chosen method's values on the token grid (D, H, W), all levels of a token added."""
     with torch.no_grad():
         if method == "contribution":

@@ -96,7 +96,11 @@ class Session:
     """
 
     def __init__(
-        self, case: CTCase, loaded: LoadedModel, options: AnalysisOptions | None = None, progress: Progress | None = None
+        self,
+        case: CTCase,
+        loaded: LoadedModel,
+        options: AnalysisOptions | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.case, self.loaded, self.options = case, loaded, options or AnalysisOptions()
         self.timings: dict[str, float] = {}
@@ -212,7 +216,9 @@ def analyze(
 
 def _to_localize(prompts: Sequence[Prompt], scores: Sequence[FindingScore], number: int) -> list[Prompt]:
     """The highest scored findings of the registry, and every question of the user that has a score."""
-    scored = [(score.probability, prompt) for prompt, score in zip(prompts, scores, strict=True) if score.reason is None]
+    scored = [
+        (score.probability, prompt) for prompt, score in zip(prompts, scores, strict=True) if score.reason is None
+    ]
     ranked = sorted((pair for pair in scored if pair[1].source == "registry"), key=lambda pair: -pair[0])
     return [prompt for _, prompt in scored if prompt.source == "prompt"] + [prompt for _, prompt in ranked[:number]]
 

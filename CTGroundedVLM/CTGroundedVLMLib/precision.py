@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DependencyError(
-            'No CUDA device is available to PyTorch. Use --device cpu, or install a PyTorch build for your GPU\'s driver.'
+            "No CUDA device is available to PyTorch. Use --device cpu, or install a PyTorch build for your GPU's driver."
         )
     return torch.device(name)
 

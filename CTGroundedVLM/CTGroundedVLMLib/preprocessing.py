@@ -269,7 +269,9 @@ class Preprocessor:
 
     def reference_windows(self) -> ModelInput:
         """One window per organ, centred on it, all other organs removed (fVLM's ``eval.py``)."""
-        plans = [((organ,), self._centred(low, high, self.config.window_size)) for organ, (low, high) in self.boxes.items()]
+        plans = [
+            ((organ,), self._centred(low, high, self.config.window_size)) for organ, (low, high) in self.boxes.items()
+        ]
         return self._cut(plans)
 
     def shared_windows(self) -> ModelInput:

@@ -87,7 +87,9 @@ def _reason(
     if not voxels:
         return f"{organ} is not in the segmentation"
     if model_voxels < min_voxels or not model_voxels:
-        return f"{organ} is too small: {model_voxels} voxels on the model's grid, at least {max(min_voxels, 1)} are needed"
+        return (
+            f"{organ} is too small: {model_voxels} voxels on the model's grid, at least {max(min_voxels, 1)} are needed"
+        )
     if shown * held < min_visible:
         where = "at the border of the scan" if held < shown else "by the model's window"
         return f"{organ} is cut off {where}: about {shown * held:.0%} of it is visible, at least {min_visible:.0%} is needed"

@@ -80,7 +80,9 @@ def save_checkpoint(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"The model cannot be written to {folder}: {error}. Free space or choose a folder.") from error
+        raise OutputError(
+            f"The model cannot be written to {folder}: {error}. Free space or choose a folder."
+        ) from error
 
 
 def check_free(folder: Path) -> None:

@@ -46,7 +46,9 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "spacing_mm", "minimum_size", "window_size")
-        _require(self.hu_window[0] < self.hu_window[1], "hu_window", self.hu_window, "(lower, upper) with lower < upper")
+        _require(
+            self.hu_window[0] < self.hu_window[1], "hu_window", self.hu_window, "(lower, upper) with lower < upper"
+        )
         _require(all(m >= 0 for m in self.crop_margin), "crop_margin", self.crop_margin, "values of at least 0")
 
 

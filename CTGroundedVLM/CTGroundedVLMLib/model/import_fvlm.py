@@ -95,12 +95,16 @@ def convert_state(released: dict[str, torch.Tensor], source: Path) -> dict[str, 
         if match := re.fullmatch(r"vision_projs\.(\d+)\.(weight|bias)", key):
             (weights if match[2] == "weight" else biases)[int(match[1])] = tensor
         elif key in ("temp", "query_tokens"):
-            state["temperature" if key == "temp" else "pooling.queries"] = tensor.reshape(() if key == "temp" else tensor.shape)
+            state["temperature" if key == "temp" else "pooling.queries"] = tensor.reshape(
+                () if key == "temp" else tensor.shape
+            )
         else:
             new = next((key.replace(old, new, 1) for old, new in RENAMED if key.startswith(old)), key)
             state[new] = tensor
     if not weights or sorted(weights) != sorted(biases) or sorted(weights) != list(range(len(weights))):
-        raise ModelError(f"{source}: vision_projs.N.weight and .bias must be there for N = 0, 1, ...; found {sorted(weights)}.")
+        raise ModelError(
+            f"{source}: vision_projs.N.weight and .bias must be there for N = 0, 1, ...; found {sorted(weights)}."
+        )
     shapes = {tuple(w.shape) for w in weights.values()} | {tuple(b.shape) + (-1,) for b in biases.values()}
     if len(shapes) != 2:
         raise ModelError(f"{source}: the vision_projs have different shapes: {sorted(shapes)}.")

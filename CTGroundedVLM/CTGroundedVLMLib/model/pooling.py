@@ -26,7 +26,9 @@ class OrganPooling(nn.Module):
         self.projection_bias = nn.Parameter(torch.zeros(organs, embedding_size))
         nn.init.trunc_normal_(self.projection_weight, std=0.02)
 
-    def forward(self, tokens_BTC: torch.Tensor, mask_BOT: torch.Tensor, organs: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens_BTC: torch.Tensor, mask_BOT: torch.Tensor, organs: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Organ features (B, O, E), L2-normalised.
 
         ``mask_BOT``: True where token t lies in organ o. ``organs``: the numbers of the O organs (all when None). The

@@ -27,7 +27,9 @@ class TextEncoder:
         self._loaded = loaded
         self._memory: dict[str, torch.Tensor] = {}
         # random weights have no identity worth keeping
-        self._folder = cache_folder / "text" / loaded.identity.sha256[:16] if cache_folder and loaded.identity.trained else None
+        self._folder = (
+            cache_folder / "text" / loaded.identity.sha256[:16] if cache_folder and loaded.identity.trained else None
+        )
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Features (P, E) in the order of ``texts``, on the model's device."""
@@ -57,7 +59,11 @@ class TextEncoder:
             value = np.load(self._path(text), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return False
-        if value.shape != (self._loaded.config.embedding_size,) or value.dtype != np.float32 or not np.isfinite(value).all():
+        if (
+            value.shape != (self._loaded.config.embedding_size,)
+            or value.dtype != np.float32
+            or not np.isfinite(value).all()
+        ):
             return False
         self._memory[text] = torch.from_numpy(value).to(self._loaded.model.device)
         return True

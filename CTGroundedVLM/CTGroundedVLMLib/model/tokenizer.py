@@ -37,7 +37,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"The tokenizer in {folder} cannot be read: {error}. Copy its files again.") from error
     for special in ("cls_token_id", "sep_token_id", "pad_token_id"):
         if getattr(tokenizer, special) is None:
-            raise ModelError(f"The tokenizer in {folder} has no {special[:3].upper()} token; expected a BERT tokenizer.")
+            raise ModelError(
+                f"The tokenizer in {folder} has no {special[:3].upper()} token; expected a BERT tokenizer."
+            )
     return tokenizer
 
 
