@@ -146,7 +146,7 @@ class Session:
         reasons = {info.organ: info.reason for info in self.organs if info.reason}
         with self._stage("score", 0.6):
             return score_findings(
-                prompts, features, reasons, self.encode_text, float(self.loaded.model.temperature), self._calibration
+                prompts, features, reasons, self.encode_text, self.loaded.model.temperature.item(), self._calibration
             )
 
     def prompt(self, organ: str, text: str) -> Prompt:
