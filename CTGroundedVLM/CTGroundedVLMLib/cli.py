@@ -121,7 +121,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--templates", action="store_true", help="average over several wordings of each prompt")
     group.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of this model (Platt, JSON)")
     group.add_argument("--min-visible", type=float, metavar="F",
-                       help="organs of which less is visible are not scored (default 0.5; 0 with --mode reference)")  # fmt: skip
+                       help="organs of which less is visible are not scored (default 0.2; 0 with --mode reference)")  # fmt: skip
     group.add_argument("--no-cache", action="store_true", help="keep no text embeddings on disk")
 
 

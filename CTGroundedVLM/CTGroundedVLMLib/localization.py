@@ -55,7 +55,7 @@ def token_contributions(
     out_T[used_T] = torch.einsum("ht,hc,thc->t", weights_HT, gradient_HC, values_THC)
     fixed_C = attention.out_proj(value_bias)
     constant = direction_E @ (projection_EC @ fixed_C + pooling.projection_bias[organ]) * scale
-    return out_T.view(-1, encoded.token_mask_ON.shape[1]), float(constant)
+    return out_T.view(-1, encoded.token_mask_ON.shape[1]), constant.item()
 
 
 def _attention_weights(

@@ -12,7 +12,7 @@ from .model.config import ModelConfig
 from .preprocessing import ModelInput
 from .types import CTCase, OrganInfo
 
-MIN_VISIBLE_FRACTION, MIN_VOXELS = 0.5, 100
+MIN_VISIBLE_FRACTION, MIN_VOXELS = 0.2, 100
 
 
 @functools.cache

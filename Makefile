@@ -1,0 +1,28 @@
+# Thin names for the commands in the README.
+SAMPLE := demo-output/sample
+RESULT := demo-output/analysis
+CTGVLM := .venv/bin/ctgvlm
+
+.PHONY: demo test lint bench clean
+
+demo: ## analyse a synthetic sample CT; prints where the HTML page lies
+	@Resources/make_venv.sh
+	@$(CTGVLM) sample $(SAMPLE)
+	@$(CTGVLM) analyze $(SAMPLE)/ct.nii.gz --segmentation $(SAMPLE)/segmentation.nii.gz --report $(SAMPLE)/report.txt \
+	  --model untrained --output $(RESULT)
+
+test: ## all tests
+	@Resources/make_venv.sh test
+	.venv/bin/python -m pytest
+
+lint: ## style
+	@Resources/make_venv.sh lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: ## speed and memory, as ratios against named baselines
+	@Resources/make_venv.sh test
+	.venv/bin/python Testing/Benchmark/bench_analysis.py
+
+clean: ## remove what the commands above made
+	rm -rf .venv demo-output build *.egg-info CTGroundedVLM/*.egg-info
