@@ -67,8 +67,7 @@ def _run_analysis(arguments: argparse.Namespace, options, output: Path | None, r
     result = dataclasses.replace(result, timings_s=timings)
     if output is None:
         return result, None
-    reporter.stage("write", 0.93)
-    return result, write_result(result, output)
+    return result, write_result(result, output, progress=lambda _, done: reporter.stage("write", 0.93 + 0.07 * done))
 
 
 def _read_inputs(arguments: argparse.Namespace, reporter: Reporter):

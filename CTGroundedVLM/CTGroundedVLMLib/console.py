@@ -59,7 +59,7 @@ class Reporter:
             console.print(Text(f"warning: {warning}", style="yellow"))
         if written:
             # a path must stay in one piece to be copied
-            console.print(Text(f"results: {written['index.html'].resolve()}"), soft_wrap=True)
+            console.print(Text(f"results: {written['page'].resolve()}"), soft_wrap=True)
         console.print(Text("Research use only."))
 
     def _findings(self, console: Console, result: AnalysisResult) -> None:

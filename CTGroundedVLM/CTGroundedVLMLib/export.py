@@ -1,0 +1,89 @@
+"""Write an analysis to a folder: ``results.json``, tables, heat maps, pictures and one page that shows it all.
+
+The order: ``export_plan`` names every file; ``export_heatmaps``, ``export_pictures``, ``export_tables`` and
+``export_html`` make them in a hidden folder; ``export_folder`` puts that folder in place at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .export_folder import check_output, install, output_error, staging
+from .export_heatmaps import write_heatmap
+from .export_html import page_html
+from .export_pictures import Scene, draw_planned, encode
+from .export_plan import FINDINGS, LINKS, PAGE, RESULTS, ExportPlan, make_plan
+from .export_tables import findings_csv, links_csv, results_document, results_json
+from .types import AnalysisResult
+
+__all__ = ["check_output", "result_record", "write_result"]
+
+Progress = Callable[[str, float], None]
+
+
+def write_result(
+    result: AnalysisResult,
+    output: Path,
+    *,
+    heatmap_files: bool = True,
+    pictures: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Write everything that ``result`` holds into the folder ``output``, all or nothing.
+
+    Args:
+        output: absent, empty, or holding a former result, whose files are replaced while any others stay.
+        heatmap_files: write each heat map as ``heatmaps/*.nii.gz`` on the CT's grid.
+        pictures: draw ``pictures/*.png`` and show them on the page.
+        progress: called with what is being done and the fraction done, 0..1.
+
+    Returns:
+        "results", "findings", "links" and "page", and the folders "heatmaps" and "pictures" where they were written.
+
+    Raises:
+        OutputError: the folder cannot be used, or the disk is full; what was there before is there still.
+    """
+    check_output(output)
+    plan = make_plan(result, heatmap_files=heatmap_files, pictures=pictures)
+    with staging(output) as folder:
+        try:
+            _write_all(plan, folder, progress or (lambda text, fraction: None))
+            install(folder, output, plan.files)
+        except OSError as error:
+            raise output_error(output, error) from error
+    written = {"results": RESULTS, "findings": FINDINGS, "links": LINKS, "page": PAGE}
+    written |= {kind: kind for kind in ("heatmaps", "pictures") if any(f.startswith(f"{kind}/") for f in plan.files)}
+    return {key: Path(output) / name for key, name in written.items()}
+
+
+def result_record(result: AnalysisResult) -> dict[str, object]:
+    """The content of ``results.json`` where nothing is written: without files, pictures and names of heat map files."""
+    return results_document(make_plan(result, heatmap_files=False, pictures=False)) | {"files": []}
+
+
+def _write_all(plan: ExportPlan, folder: Path, progress: Progress) -> None:
+    for name in {f.rpartition("/")[0] for f in plan.files} - {""}:
+        (folder / name).mkdir()
+    steps = sum(f is not None for f in plan.heatmap_files) + len(plan.pictures) + 1
+    done = 0
+    for heatmap, file in zip(plan.result.heatmaps, plan.heatmap_files, strict=True):
+        if file is not None:
+            progress(f"Writing {file}", done / steps)
+            write_heatmap(heatmap, plan.result.case.ct.ijk_to_ras, folder / file)
+            done += 1
+    embedded = []
+    scene = Scene.of(plan)
+    for picture in plan.pictures:
+        progress(f"Drawing {picture.file}", done / steps)
+        pixels = draw_planned(scene, plan, picture)
+        (folder / picture.file).write_bytes(encode(pixels, "png"))
+        embedded.append(encode(pixels, "webp"))
+        done += 1
+    progress("Writing the tables and the page", done / steps)
+    document = results_document(plan)
+    (folder / FINDINGS).write_bytes(findings_csv(plan))
+    (folder / LINKS).write_bytes(links_csv(plan))
+    (folder / PAGE).write_bytes(page_html(plan, document, embedded))
+    (folder / RESULTS).write_bytes(results_json(document))
+    progress("Done", 1.0)

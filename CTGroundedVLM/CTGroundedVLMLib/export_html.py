@@ -1,0 +1,163 @@
+"""``index.html``: one page that shows a result, with nothing outside it. Template, style and script lie in ``data/``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+
+from .export_canvas import SEGMENT_COLOURS, shorten
+from .export_labels import (
+    RESEARCH_NOTICE,
+    finite,
+    organ_display,
+    score_reason,
+    segment_display,
+)
+from .export_plan import ExportPlan, PlannedPicture, probability_words
+from .types import FindingScore, Sentence, SentenceLink
+
+_DATA = Path(__file__).parent / "data"
+_MARKS = {"present": "+", "absent": "−", "uncertain": "?", "historical": "↺"}
+
+
+def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[bytes]) -> bytes:
+    """The page as UTF-8.
+
+    Args:
+        document: of ``export_tables.results_document``.
+        pictures: one WebP per picture of the plan, in its order.
+
+    The page's content security policy allows only its own style and script, by their hashes, and data pictures.
+    """
+    style, script = _asset("results_page.css"), _asset("results_page.js")
+    page = _template().render(
+        d=document,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        research_notice=RESEARCH_NOTICE,
+        marks=_MARKS,
+        runs=_runs(plan),
+        details=[_detail(plan, link) for link in plan.result.links],
+        scores=[_score(plan, s) for s in plan.result.findings],
+        organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
+        organ_names=sorted({(s.organ, organ_display(s.organ)) for s in plan.result.findings}),
+        figures=[_figure(plan, p, data) for p, data in zip(plan.pictures, pictures, strict=True)],
+    )
+    return page.encode("utf-8", "xmlcharrefreplace")
+
+
+def _runs(plan: ExportPlan) -> list[dict[str, object]]:
+    """The whole report text in pieces, in order: sentences, and what lies between them."""
+    report = plan.result.report
+    linked = {link.sentence: link for link in plan.result.links}
+    runs: list[dict[str, object]] = []
+    position = 0
+    for number, sentence in enumerate(report.sentences):
+        if sentence.start > position:
+            runs.append({"text": report.text[position : sentence.start], "sentence": None})
+        runs.append(_sentence_run(plan, number, sentence, linked.get(number)))
+        position = sentence.end
+    if position < len(report.text):
+        runs.append({"text": report.text[position:], "sentence": None})
+    return runs
+
+
+def _sentence_run(plan: ExportPlan, number: int, sentence: Sentence, link: SentenceLink | None) -> dict[str, object]:
+    statuses = dict.fromkeys(f.status for f in sentence.findings)
+    return {
+        "text": plan.result.report.text[sentence.start : sentence.end],
+        "sentence": number,
+        "linked": link is not None,
+        "figure": plan.picture_of_sentence.get(number),
+        "colour": _colour(plan, link.segments[0]) if link and link.segments else None,
+        "marks": " ".join(_MARKS[s] for s in statuses),
+    }
+
+
+def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
+    """What the page says beside the picture of a sentence."""
+    sentence = plan.result.report.sentences[link.sentence]
+    return {
+        "sentence": link.sentence,
+        "section": sentence.section,
+        "excerpt": shorten(plan.result.report.text[sentence.start : sentence.end], 220),
+        "segments": [
+            {"number": n, "display": segment_display(name), "name": name, "colour": _colour(plan, name)}
+            for n, name in enumerate(link.segments, 1)
+        ],
+        "missing": [segment_display(name) for name in link.missing_segments],
+        "findings": [{"name": f.name, "status": f.status, "mark": _MARKS[f.status]} for f in sentence.findings],
+        "measurements": [" × ".join(f"{v:g}" for v in m.values_mm) + " mm" for m in sentence.measurements],
+        "citations": [
+            f"image {c.image}" if c.series is None else f"series {c.series}, image {c.image}"
+            for c in sentence.citations
+        ],
+        "comparison_only": sentence.comparison_only,
+        "organs": link.organs,
+    }
+
+
+def _score(plan: ExportPlan, score: FindingScore) -> dict[str, object]:
+    heatmap = plan.heatmap_of_score.get((score.organ, score.finding))
+    return {
+        "organ": score.organ,
+        "organ_display": organ_display(score.organ),
+        "finding": score.finding,
+        "probability": finite(score.probability),
+        "reason": score_reason(score),
+        "margin": finite(score.margin),
+        "calibrated": score.calibrated,
+        "source": score.source,
+        "positive": score.positive,
+        "negative": score.negative,
+        "figure": None if heatmap is None else plan.picture_of_heatmap.get(heatmap),
+    }
+
+
+def _figure(plan: ExportPlan, picture: PlannedPicture, data: bytes) -> dict[str, object]:
+    source = "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
+    if picture.heatmap is None:
+        names = ", ".join(segment_display(s) for s in picture.segments)
+        sentences = f" (sentence {', '.join(str(n + 1) for n in picture.sentences)})" if picture.sentences else ""
+        title = f"{shorten(names, 80)}{sentences if len(sentences) < 40 else ''}"
+        alt = f"Axial, coronal and sagittal CT slices with outlines of {names}"
+        return {"kind": "Segments", "title": title, "alt": alt, "source": source, "file": picture.file}
+    heatmap = plan.result.heatmaps[picture.heatmap]
+    words = probability_words(plan.scores.get((heatmap.organ, heatmap.finding)))
+    title = f"{organ_display(heatmap.organ)}: {heatmap.finding}"
+    alt = f"Axial, coronal and sagittal CT slices with the heat map of {heatmap.finding} in {heatmap.organ}. {words}"
+    return {"kind": "Heat maps", "title": title, "alt": alt.strip(), "source": source, "file": picture.file}
+
+
+def _colour(plan: ExportPlan, segment: str) -> int:
+    return plan.colours[segment] % len(SEGMENT_COLOURS)
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+@lru_cache(maxsize=8)
+def _asset(name: str) -> str:
+    return (_DATA / name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("results_page.html"))

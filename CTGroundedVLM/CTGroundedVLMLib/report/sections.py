@@ -1,0 +1,299 @@
+"""Layout of a report: its sections, headings, list items and paragraphs.
+
+``read_layout`` turns the text into passages: stretches of running text (a paragraph, a list item, a line after a label) with
+the section that they stand in and the heading above them. Headings belong to no passage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+
+from ..types import Section
+from .lexicon import load_lexicon, read_data
+from .text import fold
+
+_BULLET = re.compile(
+    r"\s*(?:[-*+•·▪◦‣●■–—>➢✓]+(?=\s)|[•·▪◦‣●■➢]|\(?\d{1,2}[.)](?:-?\))?(?=\s)|\d{1,2}\s?-\)|\d{1,2}(?=\s?-\s)\s?-|\(?[a-h][.)](?=\s)"
+    r"|\(?(?:i{1,3}|iv|v|vi{1,3})[.)](?=\s)|#\d{1,2}(?=\s))\s*"
+)
+_MARKUP = re.compile(r"[#*_=~`\s|]+")
+_LABEL = re.compile(r"[ \t#*_>|]*([^\W_][^\n:]{0,60}?)[ \t*_]*(:)[ \t*_]*")
+_INLINE_LABEL = re.compile(r"(?<=[.!?;\])])[ \t]+([A-Z][A-Za-z/&(), -]{1,40}?)[ \t]?:(?=\s)")
+_LEAD = re.compile(r"([a-z]+(?: [a-z]+){0,3}?)(?:[ \t]*[-–][ \t]+|[ \t]+)(?=\S)")
+_TRAIL = re.compile(r"[.!?]['\")\]]*$")
+_SENTENCE_END = re.compile(r"[.!?:][\"')\]]*\s*$")
+_BEFORE_FINDINGS = ("indication", "technique", "comparison")
+
+
+@dataclass(slots=True)
+class Passage:
+    """Running text ``[start, end)``. ``label``: the heading above it, as a span; ``bullet``: it is a list item."""
+
+    start: int
+    end: int
+    section: Section
+    label: tuple[int, int] | None = None
+    bullet: bool = False
+    new_paragraph: bool = False
+    lead: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    start: int
+    end: int
+    blank_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Headings:
+    section: Mapping[str, Section]
+    skip: frozenset[str]
+    sub: frozenset[str]
+    title_words: frozenset[str]
+    leads: Mapping[str, Section]
+
+
+@lru_cache(maxsize=1)
+def _headings() -> _Headings:
+    data = read_data("headings")
+    section = {name: kind for kind, names in data["sections"].items() for name in names}
+    return _Headings(
+        section, frozenset(data["skip"]), frozenset(data["subheadings"]), frozenset(data["title_words"]), data["leads"]
+    )
+
+
+def _key(label: str) -> str:
+    """A label as it stands in the vocabulary: folded, without markup, numbers and trailing signs."""
+    key = _MARKUP.sub(" ", fold(label)).strip(" .:-()[]")
+    key = re.sub(r"^\d{1,2}[.)]?\s+", "", key)
+    return key.replace(" & ", " and ").replace("tumour", "tumor").replace("oncological", "oncologic")
+
+
+def section_of(label: str) -> Section | None:
+    """The section that a heading opens, if it opens one ("FINDINGS (CT chest)" opens findings)."""
+    names = _headings().section
+    key = _key(label)
+    if key in names:
+        return names[key]
+    short = re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*", " ", key).strip()
+    if short in names:
+        return names[short]
+    first = re.match(r"(findings|impression|conclusion|technique|comparison|indication)s?\b", key)
+    if first and len(key.split()) <= 6:
+        return names[first.group(1)] if "and" not in key.split()[:2] else names.get(first.group(1))
+    return None
+
+
+@dataclass(slots=True)
+class _Reader:
+    text: str
+    all_capitals: bool
+    passages: list[Passage] = field(default_factory=list)
+    section: Section = "findings"
+    label: tuple[int, int] | None = None
+    heading_seen: bool = False
+    skipping: bool = False
+
+    def read(self) -> list[Passage]:
+        lines = list(_lines(self.text))
+        for number, line in enumerate(lines):
+            following = lines[number + 1] if number + 1 < len(lines) else None
+            self._line(line, following)
+        return self.passages
+
+    def _line(self, line: _Line, following: _Line | None) -> None:
+        start, end = line.start, line.end
+        bullet = _BULLET.match(self.text, start, end)
+        body = bullet.end() if bullet else start
+        if body >= end or not _MARKUP.sub("", self.text[body:end]).strip("-"):
+            return
+        if self._heading_line(body, end, bullet is not None, line, following):
+            return
+        rest = self._label(body, end, bullet is not None)
+        if rest is None:
+            self._add(body, end, bullet is not None, line.blank_before)
+        elif rest < end:
+            self._add(rest, end, False, True)
+
+    def _heading_line(self, start: int, end: int, bullet: bool, line: _Line, following: _Line | None) -> bool:
+        """A line that is nothing but a heading or a title: note what it opens."""
+        content = self.text[start:end].strip()
+        section = section_of(content) if len(content) < 60 and not _TRAIL.search(content) else None
+        if section:
+            self._open(section)
+            return True
+        if bullet or _TRAIL.search(content):
+            return False
+        if not self.passages and not self.heading_seen and self._is_title(content):
+            return True
+        if self._is_subheading(content, following):
+            self._open_sub((start, end))
+            return True
+        return False
+
+    def _is_title(self, content: str) -> bool:
+        words = re.findall(r"[a-z/]+", fold(content))
+        if ":" in content or not words or len(words) > 16:
+            return False
+        capitals = content.upper() == content and not self.all_capitals
+        return capitals or bool(_headings().title_words.intersection(words)) or content.startswith("#")
+
+    def _is_subheading(self, content: str, following: _Line | None) -> bool:
+        key = _key(content)
+        words = key.split()
+        if not words or len(words) > 7 or any(c.isdigit() for c in key) or key.startswith("no "):
+            return False
+        if content.endswith(":") or content.startswith("#") or (content.startswith("**") and content.endswith("**")):
+            return True
+        if key in _headings().sub:
+            return True
+        capitals = content.upper() == content and not self.all_capitals and content.lower() != content
+        bullets = following is not None and _BULLET.match(self.text, following.start, following.end) is not None
+        if not (capitals or bullets):
+            return False
+        return not _states_something(key)
+
+    def _label(self, start: int, end: int, bullet: bool) -> int | None:
+        """Where the text after a leading label begins; None when the line starts with none."""
+        match = _LABEL.match(self.text, start, end)
+        if match is None:
+            return self._lead(start, end, bullet)
+        label, after = match.group(1), match.end()
+        section = section_of(label)
+        if section:
+            self._open(section)
+            return after
+        key = _key(label)
+        if key in _headings().skip and not self.passages:
+            return end
+        if bullet or not _is_plain_label(label) or self._inside_sentence(start):
+            return None
+        self._open_sub(match.span(1))
+        return after
+
+    def _lead(self, start: int, end: int, bullet: bool) -> int | None:
+        """A heading without a colon ("Impression acute appendicitis"): it stays in the sentence, as dictated."""
+        if bullet or self._inside_sentence(start):
+            return None
+        match = _LEAD.match(fold(self.text[start : min(end, start + 60)]))
+        leads = _headings().leads
+        if match and match.group(1) in leads and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper()):
+            after = start + match.end()
+            self._open(leads[match.group(1)])
+            if match.group(0).rstrip()[-1] in "-–":
+                return after
+            self._add(start, end, False, True, lead=True)
+            return end
+        return None
+
+    def _inside_sentence(self, start: int) -> bool:
+        """Whether the line continues a sentence of the line before."""
+        if not self.passages or "\n\n" in self.text[self.passages[-1].end : start].replace("\r", ""):
+            return False
+        last = self.passages[-1]
+        return not last.bullet and not _SENTENCE_END.search(self.text[last.start : last.end][-80:]) and last.end - last.start > 55
+
+    def _open(self, section: Section) -> None:
+        self.section, self.label, self.heading_seen = section, None, True
+
+    def _open_sub(self, span: tuple[int, int]) -> None:
+        if self.section in _BEFORE_FINDINGS:
+            self.section = "findings"
+        self.label, self.heading_seen = span, True
+
+    def _add(self, start: int, end: int, bullet: bool, blank: bool, lead: bool = False) -> None:
+        if blank and self.section in _BEFORE_FINDINGS and self.passages and self.passages[-1].section == self.section:
+            previous = self.passages[-1]
+            if not bullet and not previous.bullet and "\n" in self.text[previous.end : start]:
+                self.section = "findings"
+        if blank and not bullet and self.label is not None and self.passages and self.passages[-1].label == self.label:
+            between = self.text[self.passages[-1].end : start].replace("\r", "")
+            if "\n\n" in between:
+                self.label = None
+        for piece_start, piece_end in self._pieces(start, end):
+            self.passages.append(Passage(piece_start, piece_end, self.section, self.label, bullet, blank, lead))
+            blank = False
+
+    def _pieces(self, start: int, end: int):
+        """The line cut at headings in its middle ("... normal. IMPRESSION: ..."), which open their sections."""
+        position = start
+        for match in _INLINE_LABEL.finditer(self.text, start, end):
+            label = match.group(1)
+            section = section_of(label)
+            loud = label.upper() == label and len(label) > 2 and not self.all_capitals
+            if not section and not (loud and not any(c.isdigit() for c in label)):
+                continue
+            yield position, match.start()
+            if section:
+                self._open(section)
+            else:
+                self._open_sub(match.span(1))
+            position = match.end()
+        yield position, end
+
+
+def _is_plain_label(label: str) -> bool:
+    """A heading names things: no number, no sentence, few words."""
+    words = label.split()
+    return len(words) <= 7 and not any(c.isdigit() for c in label) and not re.search(r"[.!?]\s", label) and "," not in label[:0]
+
+
+def _states_something(key: str) -> bool:
+    """Whether a line without a full stop is a statement rather than a heading."""
+    lexicon = load_lexicon()
+    kinds = {k for mention in lexicon.find(lexicon.lemmas(key)) for k in mention.kinds}
+    return bool(kinds & {"finding", "normal", "negation_before", "negation_after"})
+
+
+def _lines(text: str):
+    """Lines, with those of a hard-wrapped paragraph joined. Blank lines are only noted."""
+    spans = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
+    spans = [(a, b) for a, b in spans if not text[a:b].isspace()]
+    width = max((b - a for a, b in spans), default=0)
+    joined: list[_Line] = []
+    end_before = 0
+    for index, (start, end) in enumerate(spans):
+        gap = text[end_before:start].replace("\r\n", "\n").replace("\r", "\n")
+        blank = gap.count("\n") > 1 or index == 0
+        if joined and not blank and _is_wrapped(text, joined[-1].end, spans[index - 1], (start, end), width):
+            joined[-1].end = end
+        else:
+            joined.append(_Line(start, end, blank))
+        end_before = end
+    for line in joined:
+        line.start += len(text[line.start : line.end]) - len(text[line.start : line.end].lstrip())
+        line.end -= len(text[line.start : line.end]) - len(text[line.start : line.end].rstrip())
+    return joined
+
+
+def _is_wrapped(text: str, _end: int, before: tuple[int, int], line: tuple[int, int], width: int) -> bool:
+    """Whether ``line`` goes on with the sentence of the line before it: it begins in lower case, or the line before was full."""
+    previous, current = text[before[0] : before[1]].rstrip(), text[line[0] : line[1]].lstrip()
+    if not previous or not current or _BULLET.match(text, *line) or previous.endswith((":", "=")):
+        return False
+    if section_of(previous) or section_of(current.split(":")[0] if ":" in current else current):
+        return False
+    first = re.match(r"\S+", current).group()
+    full = 50 <= width <= 140 and len(previous) + 1 + len(first) > width
+    if previous[-1] in ".!?":
+        return full and not _LABEL.match(current)
+    if current[0].islower() and (len(previous) > 40 or previous[-1] == ","):
+        return True
+    return full and len(previous) > 40
+
+
+def is_all_capitals(text: str) -> bool:
+    """Whether the report is written in capitals, so that capitals mark no heading."""
+    letters = [c for c in text[:20_000] if c.isalpha()]
+    upper = sum(c.isupper() for c in letters)
+    return bool(letters) and upper > 0.85 * len(letters)
+
+
+def read_layout(text: str) -> list[Passage]:
+    """Passages of the report in order. Without any heading all of it counts as findings."""
+    return _Reader(text, is_all_capitals(text)).read()

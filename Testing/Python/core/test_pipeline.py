@@ -1,0 +1,174 @@
+"""The whole analysis on synthetic cases, and what is said of organs that cannot be scored."""
+
+import numpy as np
+import pytest
+import torch
+from cases import CHEST, a_case, a_small_model
+
+from CTGroundedVLMLib.errors import DependencyError, InputError, ResourceError
+from CTGroundedVLMLib.pipeline import AnalysisOptions, Session, analyze
+from CTGroundedVLMLib.precision import bf16_speedup, choose_device, choose_precision
+from CTGroundedVLMLib.types import CTCase, Segmentation
+
+REPORT = "FINDINGS: No pleural effusion. The heart is enlarged. Calcified plaque in the aorta. The spleen is normal."
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return a_small_model()
+
+
+def scores_of(result):
+    return {(score.organ, score.finding): score for score in result.findings}
+
+
+def test_one_analysis_scores_links_and_localizes(loaded):
+    options = AnalysisOptions(precision="fp32", prompts=(("aorta", "calcified plaque"),), min_visible=0.0, heatmaps=2)
+    result = analyze(a_case(CHEST, report=REPORT), loaded, options)
+    scores = scores_of(result)
+    assert len(result.findings) == 17
+    assert all(0 < score.probability < 1 for (organ, _), score in scores.items() if organ != "esophagus")
+    hernia = scores["esophagus", "Hiatal hernia"]
+    assert (hernia.probability, hernia.margin) == (None, None)
+    assert hernia.reason == "esophagus is not in the segmentation"
+    assert [(h.organ, h.finding) for h in result.heatmaps][0] == ("aorta", "calcified plaque")
+    assert len(result.heatmaps) == 3
+    linked = {result.report.text[s.start : s.end]: link for link in result.links for s in [result.report.sentences[link.sentence]]}
+    assert linked["The heart is enlarged."].segments == ("heart",)
+    assert linked["The heart is enlarged."].organs == ("heart",)
+    assert linked["The spleen is normal."].segments == ()
+    assert linked["The spleen is normal."].missing_segments == ("spleen",)
+    i, j, k = linked["The heart is enlarged."].centre_ijk
+    assert result.case.segmentation.labels_kji[k, j, i] == 51
+    assert {"preprocess", "encode image", "score", "analysis"} <= result.timings_s.keys()
+    assert result.settings["windows"]
+    assert not result.model.trained
+
+
+def test_the_heatmaps_are_those_of_the_highest_scores(loaded):
+    result = analyze(a_case(CHEST), loaded, AnalysisOptions(precision="fp32", min_visible=0.0, heatmaps=3))
+    ranked = sorted((s for s in result.findings if s.reason is None), key=lambda s: -s.probability)
+    assert [(h.organ, h.finding) for h in result.heatmaps] == [(s.organ, s.finding) for s in ranked[:3]]
+
+
+def test_the_same_input_gives_the_same_numbers(loaded):
+    options = AnalysisOptions(precision="fp32", min_visible=0.0, heatmaps=1)
+    first, second = (analyze(a_case(CHEST), loaded, options) for _ in range(2))
+    assert first.findings == second.findings
+    assert np.array_equal(first.heatmaps[0].values_kji, second.heatmaps[0].values_kji)
+
+
+def test_both_modes_agree_where_one_window_shows_everything(loaded):
+    """With windows as large as the volume, an organ's own crop and the shared one are the same picture."""
+    boxes = {"heart": ((6, 20, 30), (20, 50, 60)), "aorta": ((8, 30, 65), (22, 45, 75))}
+    case = a_case(boxes, shape=(30, 64, 96))
+    scores = []
+    for mode in ("shared", "reference"):
+        options = AnalysisOptions(mode=mode, precision="fp32", min_visible=0.0, heatmaps=0)
+        scores.append([s.probability for s in analyze(case, loaded, options).findings])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6, nan_ok=True)
+
+
+def test_a_second_question_needs_no_image_pass(loaded, monkeypatch):
+    session = Session(a_case(CHEST), loaded, AnalysisOptions(precision="fp32", min_visible=0.0))
+    monkeypatch.setattr(loaded.model.vision, "forward", lambda *_: pytest.fail("the image was encoded again"))
+    (score,) = session.score([session.prompt("heart", "wall motion abnormality")])
+    assert 0 < score.probability < 1
+    assert session.heatmap(session.prompt("heart", "wall motion abnormality")).values_kji.any()
+
+
+def test_bf16_stays_close_to_fp32(loaded):
+    values = []
+    for precision in ("fp32", "bf16"):
+        options = AnalysisOptions(precision=precision, min_visible=0.0, heatmaps=0)
+        values.append([s.probability for s in analyze(a_case(CHEST), loaded, options).findings if s.probability])
+    assert np.abs(np.subtract(*values)).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reason"),
+    [
+        ({"aorta": ((10, 50, 50), (12, 53, 53))}, r"aorta is too small: 18 voxels on the model's grid, at least 100"),
+        # 30 x 10 x 10 voxels of 3 mm3: 9 ml, and the mask ends where the scan ends
+        ({"aorta": ((10, 50, 50), (40, 60, 60))}, r"aorta is cut off at the border of the scan: about 9% of it"),
+        ({"heart": ((10, 30, 60), (24, 75, 84))}, "aorta is not in the segmentation"),
+    ],
+)
+def test_an_organ_that_cannot_be_scored_says_why(loaded, boxes, reason):
+    result = analyze(a_case(boxes), loaded, AnalysisOptions(precision="fp32", heatmaps=0))
+    score = scores_of(result)["aorta", "Arterial wall calcification"]
+    assert score.probability is None
+    assert score.reason.startswith(reason.replace("\\", ""))
+
+
+def test_a_cut_organ_is_scored_with_a_warning_where_enough_of_it_is_visible(loaded):
+    # 30 x 18 x 30 voxels of 3 mm3: 49 ml of at least 100
+    result = analyze(a_case({"aorta": ((10, 50, 50), (40, 68, 80))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0))
+    assert scores_of(result)["aorta", "Arterial wall calcification"].probability is not None
+    assert result.warnings == ("aorta touches the border of the scan and may be cut off: about 49% is visible.",)
+    (aorta,) = (info for info in result.organs if info.organ == "aorta")
+    assert (aorta.voxels, aorta.touches_border) == (30 * 18 * 30, True)
+    assert aorta.visible_fraction == pytest.approx(0.486, abs=1e-3)
+
+
+def test_the_reference_mode_scores_whatever_is_there(loaded):
+    options = AnalysisOptions(mode="reference", precision="fp32", heatmaps=0)
+    result = analyze(a_case({"aorta": ((38, 50, 50), (40, 53, 53))}), loaded, options)
+    assert scores_of(result)["aorta", "Arterial wall calcification"].probability is not None
+    assert result.settings["grid"] == "release"
+
+
+def test_a_question_about_an_unknown_organ_is_refused_before_the_image_is_encoded(loaded, monkeypatch):
+    monkeypatch.setattr(loaded.model.vision, "forward", lambda *_: pytest.fail("the image was encoded"))
+    with pytest.raises(InputError, match='no organ "knee"'):
+        analyze(a_case(CHEST), loaded, AnalysisOptions(prompts=(("knee", "meniscal tear"),)))
+
+
+def test_a_heatmap_of_an_unscored_organ_is_refused_with_the_reason(loaded):
+    session = Session(a_case(CHEST), loaded, AnalysisOptions(precision="fp32", min_visible=0.0))
+    with pytest.raises(InputError, match="esophagus is not in the segmentation"):
+        session.heatmap(session.prompt("esophagus", "hernia"))
+
+
+def test_running_out_of_memory_names_the_remedy(loaded, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loaded.model.vision, "forward", exhausted)
+    with pytest.raises(ResourceError, match="--device cpu"):
+        Session(a_case(CHEST), loaded, AnalysisOptions(precision="fp32"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heatmap_shifts": 0}, "heatmap_shifts is 0"),
+        ({"heatmaps": -1}, "heatmaps is -1"),
+        ({"min_visible": 2.0}, "min_visible is 2.0"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        AnalysisOptions(**options)
+
+
+def test_labels_without_a_name_are_no_organ(loaded):
+    case = a_case(CHEST)
+    labels = case.segmentation.labels_kji.copy()
+    labels[0, 0, 0] = 200
+    strange = CTCase(case.ct, Segmentation(labels, case.segmentation.names))
+    options = AnalysisOptions(precision="fp32", min_visible=0.0, heatmaps=0)
+    assert analyze(strange, loaded, options).findings == analyze(case, loaded, options).findings
+
+
+def test_auto_precision_follows_this_machines_speed():
+    expected = "bf16" if bf16_speedup() > 1.1 else "fp32"
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("fp32", torch.device("cpu")) == "fp32"
+
+
+def test_cuda_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DependencyError, match="No CUDA device"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
