@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    image = SimpleITK.GetImageFromArray(np.nan_to_num(heatmap.to_volume(), copy=False, nan=0.0, posinf=0.0, neginf=0.0))
+    finite = replace(heatmap, values_kji=np.nan_to_num(heatmap.values_kji, nan=0.0, posinf=0.0, neginf=0.0))
+    image = SimpleITK.GetImageFromArray(finite.to_volume())
     matrix = np.asarray(ijk_to_ras, float)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())

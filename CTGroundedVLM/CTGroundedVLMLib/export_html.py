@@ -42,7 +42,7 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
         policy=_policy(style, script),
         research_notice=RESEARCH_NOTICE,
         marks=_MARKS,
-        runs=_runs(plan),
+        lines=_lines(plan),
         details=[_detail(plan, link) for link in plan.result.links],
         scores=[_score(plan, s) for s in plan.result.findings],
         organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
@@ -52,20 +52,31 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
     return page.encode("utf-8", "xmlcharrefreplace")
 
 
-def _runs(plan: ExportPlan) -> list[dict[str, object]]:
-    """The whole report text in pieces, in order: sentences, and what lies between them."""
+def _lines(plan: ExportPlan) -> list[list[dict[str, object]]]:
+    """The whole report text, in order, as lines of runs: sentences, and what lies between them.
+
+    A line ends with the last line break between two sentences. Each is a block of the page: a browser lays out a
+    report of a megabyte as one block again and again while it loads.
+    """
     report = plan.result.report
     linked = {link.sentence: link for link in plan.result.links}
-    runs: list[dict[str, object]] = []
+    lines: list[list[dict[str, object]]] = [[]]
     position = 0
     for number, sentence in enumerate(report.sentences):
-        if sentence.start > position:
-            runs.append({"text": report.text[position : sentence.start], "sentence": None})
-        runs.append(_sentence_run(plan, number, sentence, linked.get(number)))
+        _add_between(lines, report.text[position : sentence.start])
+        lines[-1].append(_sentence_run(plan, number, sentence, linked.get(number)))
         position = sentence.end
-    if position < len(report.text):
-        runs.append({"text": report.text[position:], "sentence": None})
-    return runs
+    _add_between(lines, report.text[position:])
+    return [line for line in lines if line]
+
+
+def _add_between(lines: list[list[dict[str, object]]], text: str) -> None:
+    head, break_, tail = text.rpartition("\n")
+    if break_:
+        lines[-1].append({"text": head + break_, "sentence": None})
+        lines.append([])
+    if tail:
+        lines[-1].append({"text": tail, "sentence": None})
 
 
 def _sentence_run(plan: ExportPlan, number: int, sentence: Sentence, link: SentenceLink | None) -> dict[str, object]:

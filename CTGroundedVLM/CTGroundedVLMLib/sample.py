@@ -69,8 +69,10 @@ def make_phantom(seed: int = 0, kinds: Sequence[str] | None = None) -> Phantom:
     chooses three to five.
 
     Raises:
-        InputError: an unknown kind.
+        InputError: an unknown kind, or a negative seed.
     """
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative; expected 0 or more")
     rng = np.random.default_rng(seed)
     chosen = choose_kinds(rng)  # drawn in any case: the anatomy depends on the seed alone
     kinds = chosen if kinds is None else tuple(kinds)

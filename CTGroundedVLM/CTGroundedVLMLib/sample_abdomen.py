@@ -72,8 +72,8 @@ class Abdomen:
             canvas.blend(canvas.tube(points, radii), 38.0)
 
     def _spleen(self) -> None:
-        region = self.canvas.ellipsoid((110, 36, 132), (26, 44, 52), turn_z(-28, 18), rough=1.5)
-        hollow = self.canvas.ellipsoid_depth(region.box, (62, 2, 132), (31, 36, 60), np.eye(3))
+        region = self.canvas.ellipsoid((103, 32, 126), (27, 45, 56), turn_z(-28, 18), rough=1.5)
+        hollow = self.canvas.ellipsoid_depth(region.box, (54, 0, 132), (34, 38, 64), np.eye(3))
         region = Region(region.box, smooth_min(region.depth, -hollow, 8.0))
         self._organ(self._under_diaphragm(region, 3.0), 50.0, "spleen")
 
@@ -138,8 +138,8 @@ class Abdomen:
 
     def _stomach(self) -> None:
         canvas = self.canvas
-        path = [(56, 16, 164), (68, 4, 146), (68, -20, 118), (54, -46, 96), (28, -58, 84), (4, -52, 80), (-16, -40, 82)]
-        outer = canvas.tube(path, [30, 34, 30, 25, 20, 15, 9])
+        path = [(50, 14, 164), (57, 0, 146), (62, -22, 118), (54, -46, 96), (28, -58, 84), (4, -52, 80), (-16, -40, 82)]
+        outer = canvas.tube(path, [29, 32, 30, 25, 20, 15, 9])
         outer = self._under_diaphragm(outer.grown(2 * canvas.wobble[outer.box]), 4.0)
         canvas.paint(outer, _WALL, "stomach")
         self._fill(outer.grown(-4.5), level=-8.0, hu=22.0)

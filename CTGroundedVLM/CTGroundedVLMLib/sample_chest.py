@@ -98,7 +98,7 @@ class Chest:
         canvas.paint(rim.cut(np.where(canvas.hu[rim.box] < -300, np.float32(9), -1)), -90.0, "")
         canvas.paint(appendage, _BLOOD, "atrial_appendage_left")
         for path in (LAD, RCA, [(22, -64, 262), (44, -48, 256), (58, -22, 244), (56, -6, 226)]):
-            canvas.paint(self._groove(path, heart), -85.0)
+            canvas.paint(self.on_heart(path, 4.5, heart), -85.0)  # fat in the groove of the artery
             canvas.blend(self.on_heart(path, 1.7, heart), 42.0)
         self.heart = heart
 
@@ -114,7 +114,7 @@ class Chest:
 
     def on_heart(self, path: Sequence[Point], radius: float, heart: Region | None = None) -> Region:
         """A tube along a path that is drawn onto the heart's surface."""
-        heart = heart or self.heart
+        heart = self.heart if heart is None else heart
         x, y, z = (c[heart.box] for c in self.canvas.xyz)
         surface = np.abs(heart.depth) < 1.6
         candidates = np.stack([x[surface], y[surface], z[surface]], axis=1)
@@ -127,9 +127,6 @@ class Chest:
         smooth = np.array(points)
         smooth[1:-1] = (smooth[:-2] + smooth[1:-1] + smooth[2:]) / 3
         return self.canvas.tube([tuple(p) for p in smooth], radius)
-
-    def _groove(self, path: Sequence[Point], heart: Region) -> Region:
-        return self.on_heart(path, 4.5, heart)
 
     # --- Vessels and airways
 

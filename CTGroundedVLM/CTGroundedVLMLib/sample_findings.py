@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 (its usual name)
 
 from .anatomy import segment
 from .sample_abdomen import ADRENALS, GALLBLADDER_CENTRE, KIDNEYS
@@ -61,6 +62,11 @@ def choose_kinds(rng: np.random.Generator) -> tuple[str, ...]:
         if len(chosen) < count and not clash:
             chosen.add(str(kind))
     return tuple(kind for kind in CHEST_KINDS + ABDOMEN_KINDS if kind in chosen)
+
+
+def _only(where: np.ndarray) -> np.ndarray:
+    """A boolean mask as a depth, for ``Region.cut``."""
+    return np.where(where, np.float32(99), np.float32(-1))
 
 
 class Planter:
@@ -173,18 +179,22 @@ class Planter:
 
     def _pericardial_effusion(self) -> PlantedFinding:
         canvas, heart = self.canvas, self.chest.heart
-        thickness = int(self.rng.integers(8, 15))
-        free = (canvas.labels[heart.box] == 0) | np.isin(
-            canvas.labels[heart.box], [segment(name).label for name in LOBES]
-        )
+        labels = canvas.labels[heart.box]
+        free = (labels == 0) | np.isin(labels, [segment(name).label for name in LOBES])
+        free &= canvas.hu[heart.box] > -940  # not the bronchi
         bound = np.minimum(self.trunk.cavity[heart.box] - 4, -self.trunk.below_diaphragm[heart.box] - 1)
-        layer = heart.grown(thickness / canvas.scale).cut(bound).cut(np.where(free, np.float32(99), -1))
+        # Fluid gathers behind the heart of a patient who lies on the back.
+        _, y, z = canvas.at(heart.box)
+        share = (0.25 + 0.75 * np.clip((y + 60) / 60, 0, 1)) * np.clip((276 - z) / 20, 0, 1)
+        layer = heart.grown(float(self.rng.uniform(8, 14)) * share).cut(bound).cut(_only(free))
         mask = self._fill(layer, 12.0, name="")
-        words = {"amount": "small" if thickness < 11 else "moderate"}
-        sizes = (thickness,)
-        return PlantedFinding(
-            "pericardial effusion", "heart", "Pericardial effusion", ("heart",), sizes, heart.box, mask, words
-        )
+        away = sitk.GetImageFromArray((labels == segment("heart").label).astype(np.uint8))
+        away.SetSpacing(SPACING_IJK)
+        away = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(away, squaredDistance=False, useImageSpacing=True))
+        measured = round(float(np.percentile(away[mask], 99)))
+        words = {"amount": "small" if measured < 10 else "moderate"}
+        name, sizes = "Pericardial effusion", (measured,)
+        return PlantedFinding("pericardial effusion", "heart", name, ("heart",), sizes, heart.box, mask, words)
 
     def _hiatal_hernia(self) -> PlantedFinding:
         canvas = self.canvas
@@ -192,7 +202,7 @@ class Planter:
         ball = canvas.ball(self._true((14, 4, 192 + diameter / 6)), diameter / 2, rough=0.8)
         keep = ["aorta", "heart", "inferior_vena_cava", "liver", *(f"vertebrae_T{n}" for n in range(5, 13))]
         free = ~np.isin(canvas.labels[ball.box], [segment(name).label for name in keep])
-        sac = ball.cut(np.where(free, np.float32(99), -1))
+        sac = ball.cut(_only(free))
         canvas.paint(sac.grown(2.5).cut(np.where(canvas.hu[sac.box] < -300, np.float32(9), -1)), -90.0, "")
         mask = self._fill(sac, 42.0, name="stomach")
         y = canvas.true_xyz[1][sac.box[1]][None, :, None]
@@ -243,7 +253,7 @@ class Planter:
         z += float(self.rng.uniform(-22, 22))
         ball = self.canvas.ball(self._true((x + _SIDES[side] * 14, y + 14, z)), diameter / 2)
         free = np.isin(self.canvas.labels[ball.box], [0, segment(f"kidney_{side}").label])
-        cyst = ball.cut(np.where(free, np.float32(99), -1)).cut(self.trunk.cavity[ball.box] + 1)
+        cyst = ball.cut(_only(free)).cut(self.trunk.cavity[ball.box] + 1)
         mask = self._fill(cyst, 6.0, name=f"kidney_cyst_{side}")
         measured = round(max(np.ptp(np.argwhere(mask)[:, axis]) + 1 for axis in (1, 2)) * SPACING_IJK[0])
         segments = (f"kidney_{side}", f"kidney_cyst_{side}")
@@ -265,7 +275,7 @@ class Planter:
         x, y, z = ADRENALS[side]
         ball = self.canvas.ball(self._true((x + _SIDES[side] * 6, y + 2, z - 8)), diameter / 2, rough=0.3)
         free = np.isin(self.canvas.labels[ball.box], [0, segment(f"adrenal_gland_{side}").label])
-        nodule = ball.cut(np.where(free, np.float32(99), -1)).cut(self.trunk.below_diaphragm[ball.box] - 3.5)
+        nodule = ball.cut(_only(free)).cut(self.trunk.below_diaphragm[ball.box] - 3.5)
         mask = self._fill(nodule, 4.0, name=f"adrenal_gland_{side}")
         measured = round(max(np.ptp(np.argwhere(mask)[:, axis]) + 1 for axis in (1, 2)) * SPACING_IJK[0])
         segments, words = (f"adrenal_gland_{side}",), {"side": side}

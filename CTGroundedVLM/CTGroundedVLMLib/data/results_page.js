@@ -9,37 +9,48 @@
   const pick = byId("pick");
   const related = byId("related");
   const RELATED_SHOWN = 8;
+  // What is on show now. Only this is changed, never all: a report may have thousands of sentences.
+  let figure = null;
+  let detail = null;
+  let shown = null; // the sentence whose detail and picture are on show
   let pinned = null; // the sentence that was clicked
   let hoverTimer = 0;
 
   // ---- pictures
 
   function showFigure(number) {
-    figures.forEach((figure, n) => { figure.hidden = n !== number; });
-    if (pick && number >= 0) pick.value = String(number);
+    if (figure) figure.hidden = true;
+    figure = figures[number] || null;
+    if (figure) figure.hidden = false;
+    if (pick && figure) pick.value = String(number);
     all("button.show").forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.figure) === number)));
   }
 
   function showDetail(sentence) {
-    all(".detail").forEach((detail) => { detail.hidden = !sentence || detail.id !== `detail-${sentence.dataset.sentence}`; });
-    sentences.forEach((s) => s.classList.toggle("shown", s === sentence));
-    showRelated(sentence);
+    if (detail) detail.hidden = true;
+    if (shown) shown.classList.remove("shown");
+    shown = sentence;
+    detail = sentence && byId(`detail-${sentence.dataset.sentence}`);
+    if (sentence) sentence.classList.add("shown");
+    if (detail) detail.hidden = false;
+    showRelated();
   }
 
   function showSentence(sentence) {
-    showDetail(sentence);
+    if (sentence !== shown) showDetail(sentence);
     showFigure("figure" in sentence.dataset ? Number(sentence.dataset.figure) : -1);
   }
 
   function pin(sentence) {
+    if (pinned) pinned.setAttribute("aria-pressed", "false");
     pinned = sentence;
-    sentences.forEach((s) => s.setAttribute("aria-pressed", String(s === sentence)));
-    if (sentence) showSentence(sentence);
+    if (!sentence) return;
+    sentence.setAttribute("aria-pressed", "true");
+    showSentence(sentence);
   }
 
   // The highest probabilities of the organs that the sentence speaks of, with their heat maps.
-  function showRelated(sentence) {
-    const detail = sentence && byId(`detail-${sentence.dataset.sentence}`);
+  function showRelated() {
     const organs = detail ? detail.dataset.organs.split("|").filter(Boolean) : [];
     const value = (row) => Number(row.cells[2].dataset.value);
     const scored = rows.filter((row) => "scored" in row.dataset && organs.includes(row.dataset.organ));
@@ -69,23 +80,20 @@
     if (next) next.focus();
   }
 
-  sentences.forEach((sentence) => {
-    sentence.addEventListener("click", () => { if (!String(getSelection())) pin(sentence); });
-    sentence.addEventListener("focus", () => showSentence(sentence));
-    sentence.addEventListener("mouseenter", () => {
-      clearTimeout(hoverTimer);
-      hoverTimer = setTimeout(() => showSentence(sentence), 140);
-    });
-    sentence.addEventListener("mouseleave", () => {
-      clearTimeout(hoverTimer);
-      if (pinned) hoverTimer = setTimeout(() => showSentence(pinned), 140);
-    });
-  });
+  function later(sentence) {
+    clearTimeout(hoverTimer);
+    if (sentence) hoverTimer = setTimeout(() => showSentence(sentence), 140);
+  }
 
   const text = document.querySelector("#report .text");
+  const at = (event) => event.target.closest(".linked");
   if (text) {
+    text.addEventListener("click", (event) => { if (at(event) && !String(getSelection())) pin(at(event)); });
+    text.addEventListener("focusin", (event) => { if (at(event)) showSentence(at(event)); });
+    text.addEventListener("mouseover", (event) => later(at(event) || pinned));
+    text.addEventListener("mouseleave", () => later(pinned));
     text.addEventListener("keydown", (event) => {
-      const on = event.target.closest(".linked");
+      const on = at(event);
       const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -sentences.length, End: sentences.length };
       if (!on && event.target === text && event.key === "ArrowDown" && sentences.length) {
         sentences[0].focus();
@@ -111,7 +119,7 @@
   });
   if (pick) pick.addEventListener("change", () => { pin(null); showDetail(null); showFigure(Number(pick.value)); });
   // A click on a picture shows it at its own size and back.
-  figures.forEach((figure) => figure.addEventListener("click", () => figure.classList.toggle("large")));
+  figures.forEach((f) => f.addEventListener("click", () => f.classList.toggle("large")));
 
   // ---- the table
 

@@ -1,18 +1,16 @@
 """The synthetic sample: what is in it is what its labels, its truth file and its report say."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
 from CTGroundedVLMLib import anatomy
-from CTGroundedVLMLib.errors import InputError, OutputError
-from CTGroundedVLMLib.sample import make_phantom, write_sample
+from CTGroundedVLMLib.errors import InputError
+from CTGroundedVLMLib.sample import make_phantom
 from CTGroundedVLMLib.sample_canvas import SPACING_IJK
 from CTGroundedVLMLib.sample_findings import ABDOMEN_KINDS, CHEST_KINDS, choose_kinds
 from CTGroundedVLMLib.sample_report import size_text
-from CTGroundedVLMLib.volume_io import read_ct
 
 VOXEL_ML = float(np.prod(SPACING_IJK)) / 1000
 # Findings that do not share a place, so that two phantoms hold every kind.
@@ -49,12 +47,6 @@ def phantoms():
 def planted(phantoms):
     """Kind of finding -> (phantom, finding)."""
     return {f.kind: (phantom, f) for phantom in phantoms for f in phantom.findings}
-
-
-@pytest.fixture(scope="module")
-def a_sample(tmp_path_factory):
-    """The files of seed 0."""
-    return write_sample(tmp_path_factory.mktemp("sample"), seed=0)
 
 
 def full_mask(phantom, finding):
@@ -122,7 +114,7 @@ def test_median_hu_of_an_organ_is_that_of_an_unenhanced_ct(phantoms, name, low, 
         (anatomy.organ_group("fvlm4").organs[0].segments, 2500, 5500),
         (("heart",), 300, 800),
         (("liver",), 1000, 2000),
-        (("spleen",), 50, 300),
+        (("spleen",), 80, 300),
         (("kidney_left",), 80, 220),
         (("kidney_right",), 80, 220),
         (("aorta",), 120, 320),
@@ -147,7 +139,7 @@ def test_left_and_right_front_and_back_are_where_the_orientation_says(phantoms):
 
 
 def test_noise_is_there_and_correlated(phantoms):
-    inside = around(organ(phantoms[0], "liver"), 0) | organ(phantoms[0], "autochthon_left")
+    inside = organ(phantoms[0], "autochthon_left")
     hu = phantoms[0].hu_kji.astype(float)
     here = inside & np.roll(inside, 1, 2) & (abs(hu - 55) < 45) & (abs(np.roll(hu, 1, 2) - 55) < 45)
     step = (hu - np.roll(hu, 1, 2))[here]
@@ -218,7 +210,7 @@ def test_the_stated_size_is_the_extent_in_the_slices(planted, kind):
 def test_the_thickness_of_an_effusion_is_stated(planted):
     for kind in ("pleural effusion", "pericardial effusion"):
         _, finding = planted[kind]
-        assert 8 <= finding.sizes_mm[0] <= 36
+        assert 7 <= finding.sizes_mm[0] <= 36
         assert finding.mask.sum() * VOXEL_ML > 20
 
 
@@ -246,6 +238,11 @@ def test_every_seed_plants_three_to_five_findings_of_chest_and_abdomen():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="'unicorn' cannot be planted; expected some of pleural effusion"):
         make_phantom(0, ["unicorn"])
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="seed -1 is negative; expected 0 or more"):
+        make_phantom(-1)
 
 
 # --- Report
@@ -281,77 +278,3 @@ def test_the_report_has_its_sections_and_says_that_the_patient_is_synthetic(phan
         assert len(re.findall(r"^\d+\. ", text.split("IMPRESSION:")[1], re.MULTILINE)) == len(phantom.findings)
         assert not re.search(r"[{}_]", text)
         assert not re.search(r"\ba (?:8|11|18)\b", text, re.IGNORECASE)
-
-
-# --- Files
-
-
-def test_the_files_hold_the_phantom_in_lps(a_sample):
-    phantom = make_phantom(0)
-    volume = read_ct(a_sample.ct)
-    assert np.array_equal(volume.array_kji, phantom.hu_kji)
-    assert volume.ijk_to_ras == pytest.approx(phantom.ijk_to_ras)
-    assert np.array_equal(read_labels(a_sample.segmentation), phantom.labels_kji)
-    assert a_sample.report.read_text(encoding="utf-8") == phantom.report
-    assert a_sample.ct.stat().st_size < 8e6
-    assert sorted(p.name for p in a_sample.directory.iterdir()) == [
-        "ct.nii.gz",
-        "report.txt",
-        "segmentation.nii.gz",
-        "truth.json",
-    ]
-
-
-def read_labels(path):
-    import SimpleITK
-
-    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-
-
-def test_the_truth_points_at_the_findings(a_sample):
-    truth = json.loads(a_sample.truth.read_text(encoding="utf-8"))
-    volume = read_ct(a_sample.ct)
-    report = a_sample.report.read_text(encoding="utf-8")
-    assert truth["seed"] == 0
-    assert truth["synthetic"] is True
-    assert len(truth["findings"]) >= 3
-    for entry in truth["findings"]:
-        i, j, k = entry["centre_ijk"]
-        assert (volume.ijk_to_ras @ [i, j, k, 1])[:3] == pytest.approx(entry["centre_ras_mm"], abs=0.06)
-        assert entry["sentence"] in report
-        assert entry["volume_ml"] > 0
-        assert all(np.array([i, j, k]) < volume.array_kji.shape[::-1])
-
-
-def test_the_same_seed_gives_the_same_files_and_another_one_replaces_them(a_sample, tmp_path):
-    again = write_sample(tmp_path / "new" / "folder", seed=0)
-    names = ("ct", "segmentation", "report", "truth")
-    first = {name: getattr(again, name).read_bytes() for name in names}
-    assert first == {name: getattr(a_sample, name).read_bytes() for name in names}
-    other = write_sample(again.directory, seed=1)
-    assert other == again
-    assert all(getattr(other, name).read_bytes() != first[name] for name in names)
-
-
-@pytest.mark.parametrize("name", ["ct.nii.gz", "report.txt", "truth.json"])
-def test_a_folder_with_somebody_s_files_is_refused_and_left_alone(tmp_path, name):
-    (tmp_path / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(OutputError, match=f"{re.escape(name)} exists and is not an unchanged file of a sample"):
-        write_sample(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text(encoding="utf-8") == "{}"
-
-
-def test_a_changed_file_of_a_sample_is_not_replaced(tmp_path):
-    (tmp_path / "report.txt").write_text("edited", encoding="utf-8")
-    truth = {"generator": "CTGroundedVLM synthetic sample", "sha256": {"report.txt": "0" * 64}}
-    (tmp_path / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
-    with pytest.raises(OutputError, match=r"report\.txt exists"):
-        write_sample(tmp_path)
-    assert (tmp_path / "report.txt").read_text(encoding="utf-8") == "edited"
-
-
-def test_a_path_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_sample(tmp_path / "file")

@@ -1,7 +1,6 @@
 """TotalSegmentator is called as its installed version wants to be, never without weights, never with the network.
 
-The call runs a stand-in of exactly the installed function's signature; facts about TotalSegmentator that the module
-states are compared with its source.
+The call runs a stand-in of exactly the installed function's signature.
 """
 
 import ast
@@ -10,7 +9,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
-import os
 import socket
 import sys
 from pathlib import Path
@@ -38,19 +36,15 @@ def source():
     return lambda name: ast.parse((folder / name).read_text(encoding="utf-8"))
 
 
-def function(tree, name, **namespace):
-    """A function compiled from the tree."""
-    (node,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), name, "exec"), namespace)
-    return namespace[name]
-
-
 def signature(tree):
+    """The signature of ``totalsegmentator`` without its body and its annotations, which need other packages."""
     (node,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "totalsegmentator"]
     for argument in node.args.args:
         argument.annotation = None
     node.body = [ast.Pass()]
-    return inspect.signature(function(ast.Module([node], []), "totalsegmentator"))
+    namespace = {}
+    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), "python_api.py", "exec"), namespace)
+    return inspect.signature(namespace["totalsegmentator"])
 
 
 @pytest.fixture
@@ -316,60 +310,3 @@ def test_a_home_that_cannot_be_written_is_named(home):
     home.write_text("a file where the folder should be")
     with pytest.raises(DependencyError, match="Set TOTALSEG_HOME_DIR to a folder that can be written"):
         segmentation.disable_usage_statistics()
-
-
-# --- what the installed TotalSegmentator says ---------------------------------------------------------------------
-
-
-def test_the_weights_are_those_of_the_installed_version(source):
-    tree = source("map_tasks_config.py")
-    namespace = {}
-    exec(compile(tree, "map_tasks_config", "exec"), namespace)
-    modes = namespace["TASK_CONFIGS"]["total"]["sub_modes"]
-    assert tuple(modes["default"]["task_id"]) == segmentation._FULL_TASKS
-    assert (modes["fast"]["task_id"],) == segmentation._FAST_TASKS
-    assert modes["fastest"]["task_id"] == segmentation._CROP_TASK
-    for task, name in segmentation._WEIGHTS.items():
-        entry = namespace["TASK_ID_WEIGHTS_CONFIGS"][task]
-        assert (entry["foldername"], entry["version"]) == (name, segmentation._WEIGHTS_RELEASE)
-    assert segmentation.RELEASE_URL in ast.unparse(source("libs.py"))
-
-
-def test_a_subset_is_cropped_by_the_6_mm_model(source):
-    text = ast.unparse(source("python_api.py"))
-    assert "if crop is not None or roi_subset is not None or cascade" in text
-    assert "crop_model_task = 298" in text
-
-
-@pytest.mark.parametrize("variables", [{}, {"TOTALSEG_HOME_DIR": "/a"}, {"TOTALSEG_WEIGHTS_PATH": "/b"}])
-def test_the_folders_are_those_of_the_installed_version(source, monkeypatch, variables):
-    for name in ("TOTALSEG_HOME_DIR", "TOTALSEG_WEIGHTS_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    tree = source("config.py")
-    get_totalseg_dir = function(tree, "get_totalseg_dir", os=os, Path=Path)
-    get_weights_dir = function(tree, "get_weights_dir", os=os, Path=Path, get_totalseg_dir=get_totalseg_dir)
-    assert segmentation.home_folder() == get_totalseg_dir()
-    assert segmentation.weights_folder() == get_weights_dir()
-
-
-def test_our_config_file_is_enough_for_the_installed_version(source, home):
-    segmentation.disable_usage_statistics()
-    tree = source("config.py")
-    get_totalseg_dir = function(tree, "get_totalseg_dir", os=os, Path=Path)
-    names = {"get_totalseg_dir": get_totalseg_dir, "json": json}
-    assert function(tree, "setup_totalseg", **names)()["send_usage_stats"] is False
-    config = function(tree, "increase_prediction_counter", **names)()
-    assert config["prediction_counter"] == 1
-    assert function(tree, "get_config_key", **names)("statistics_disclaimer_shown") is True
-    # With sending on, this would need ``requests`` and the network; neither is at hand.
-    function(tree, "send_usage_stats")(config, {"roi_subset": None})
-
-
-@pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "cuda:3"])
-def test_the_installed_version_takes_our_devices(source, device):
-    import re
-
-    accept = function(source("python_api.py"), "validate_device_type_api", re=re)
-    assert accept(segmentation.device_name(device)) == segmentation.device_name(device)

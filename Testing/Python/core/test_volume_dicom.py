@@ -271,13 +271,38 @@ def test_series_without_rescale_are_found_by_their_values(tmp_path):
     assert "The slices have no RescaleSlope and RescaleIntercept" in message
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_truncated_file_is_named(tmp_path):
+    write_series(tmp_path, [0, 2, 4])
+    path = sorted(tmp_path.glob("*.dcm"))[1]
+    path.write_bytes(path.read_bytes()[:-300])
+    assert f"{path.name} is damaged" in refusal(tmp_path)
+
+
+def test_a_file_without_pixels_is_named(tmp_path):
     write_series(tmp_path, [0, 2, 4])
     path = sorted(tmp_path.glob("*.dcm"))[1]
     image = pydicom.dcmread(path)
     del image.PixelData
     image.save_as(path)
     assert f"{path.name} is damaged" in refusal(tmp_path)
+
+
+def test_broken_files_beside_a_series_do_no_harm(tmp_path):
+    write_series(tmp_path, [0, 2, 4])
+    whole = next(tmp_path.glob("*.dcm")).read_bytes()
+    for length in (100, 132, 150, 400):
+        (tmp_path / f"cut at {length}.dcm").write_bytes(whole[:length])
+    assert read_ct(tmp_path).array_kji.shape[0] == 3
+
+
+def test_a_slice_without_a_usable_position_is_missed(tmp_path):
+    write_series(tmp_path, [0, 2, 4, 6, 8])
+    path = sorted(tmp_path.glob("*.dcm"))[2]
+    image = pydicom.dcmread(path)
+    height = float(image.ImagePositionPatient[2])
+    image.ImagePositionPatient = image.ImagePositionPatient[:2]
+    image.save_as(path)
+    assert f"not from {height - 2:.2f} to {height + 2:.2f} mm" in refusal(tmp_path)
 
 
 def test_find_series_tells_what_a_folder_holds(tmp_path):

@@ -1,0 +1,278 @@
+"""From the words of a sentence to the segments that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .laterality import free_sides, mention_structure, side_of
+from .levels import Numbered, find_levels, find_ribs, number_of
+from .lexicon import LEVELS, FindingTerm, Mention, Stem, Structure
+from .sentence_tokens import TokenizedSentence
+
+_LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitium"})
+_LOBES = frozenset({"upper lobe", "lower lobe", "bases"})
+_HEAD_REACH = 8  # tokens between a stem and its head noun
+_SPINE_REGIONS = {"cervical spine": "C", "thoracic spine": "T", "lumbar spine": "L"}
+
+
+@dataclass(slots=True)
+class Site:
+    """Anatomy at tokens ``first`` to ``last``: named (``finding`` is None) or implied by a finding."""
+
+    structure: Structure | None
+    family: str
+    segments: frozenset[str]
+    first: int
+    last: int
+    side: str | None = None
+    adjectival: bool = False
+    finding: FindingTerm | None = None
+    numbered: bool = False
+
+    @property
+    def id(self) -> str:
+        """Identity of the structure, for names of findings."""
+        return self.structure.id if self.structure else self.family
+
+
+def find_sites(sentence: TokenizedSentence) -> list[Site]:
+    """All anatomy that the sentence names or implies, in order, each with its side and segments."""
+    sites = _named(sentence)
+    sites = _without_landmarks(sentence, sites)
+    _combine_lungs(sentence, sites)
+    sites = _add_numbered(sentence, sites)
+    _narrow_label(sentence, sites)
+    sites = sites + _implied(sentence, sites)
+    return sorted(sites, key=lambda site: site.first)
+
+
+def _named(sentence: TokenizedSentence) -> list[Site]:
+    sites: list[Site] = []
+    taken: set[int] = set()
+    for mention in sentence.mentions:
+        if mention.first in taken:
+            continue
+        adjectival = False
+        if "anatomy" in mention.kinds:
+            structure, adjectival = mention.kinds["anatomy"]
+        elif "stem" in mention.kinds:
+            structure, head = _resolve_stem(sentence, mention)
+            if head is not None and (owner := sentence.owner[head]) is not None and "anatomy" in owner.kinds:
+                named = mention_structure(owner)
+                if structure is not None and named is not None and named.family == structure.family:
+                    taken.add(owner.first)
+            adjectival = True
+        else:
+            continue
+        if structure is not None:
+            sites.append(_site(sentence, structure, mention, adjectival))
+    return sites
+
+
+def _site(sentence: TokenizedSentence, structure: Structure, mention: Mention, adjectival: bool) -> Site:
+    side = None
+    if structure.paired:
+        term = " ".join(sentence.lemmas[mention.first : mention.last])
+        side = "both" if term in structure.both_terms else side_of(sentence, mention.first, mention.last)
+    segments = structure.segments(side)
+    return Site(structure, structure.family, segments, mention.first, mention.last, side, adjectival)
+
+
+def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Structure | None, int | None]:
+    """Structure of a stem by the head noun that follows it, and the token of that head."""
+    stem: Stem = mention.kinds["stem"]
+    grammar = sentence.lexicon.grammar
+    for index in range(mention.last, min(mention.last + _HEAD_REACH, len(sentence.lemmas))):
+        word, owner = sentence.lemmas[index], sentence.owner[index]
+        if word in stem.heads:
+            structure = stem.heads[word]
+            if structure is not None and structure.id in _SPINE_REGIONS:
+                structure = _numbered_region(sentence, mention, structure)
+            return structure, index
+        if word in grammar["verbs"] or word in grammar["prepositions"] or word in (".", ";", ":", "(", ")", "--"):
+            break
+        if owner is not None and not {"stem", "anatomy", "normal"} & set(owner.kinds):
+            break
+    return stem.default, None
+
+
+def _numbered_region(sentence: TokenizedSentence, mention: Mention, region: Structure) -> Structure:
+    """"Fifth lumbar vertebra" and "third and fourth thoracic vertebrae" name levels, not the region."""
+    numbers, index = set(), mention.first - 1
+    while index >= 0 and (sentence.lemmas[index] in ("and", ",", "/") or number_of(sentence.lemmas[index])):
+        numbers.add(number_of(sentence.lemmas[index]))
+        index -= 1
+    names = {f"{_SPINE_REGIONS[region.id]}{n}" for n in numbers if n}
+    segments = frozenset(f"vertebrae_{name}" for name in names if name in LEVELS)
+    if not segments:
+        return region
+    return Structure("vertebra", "vertebra", "vertebral", "vertebral", {"left": segments, "right": segments}, frozenset())
+
+
+def _without_landmarks(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
+    """Drop anatomy that only says where lymph nodes lie ("para-aortic and iliac nodes", "nodes in the splenic hilum")."""
+    nodes = [m for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm) and f.node]
+    if not nodes:
+        return sites
+    dropped: set[int] = set()
+    for node in nodes:
+        dropped |= _landmarks_before(sentence, node.first) | _landmarks_after(sentence, node.last)
+    return [s for s in sites if s.first not in dropped]
+
+
+def _landmarks_before(sentence: TokenizedSentence, node: int) -> set[int]:
+    grammar, found = sentence.lexicon.grammar, set()
+    for index in range(node - 1, max(-1, node - 30), -1):
+        word, owner = sentence.lemmas[index], sentence.owner[index]
+        if word in grammar["verbs"] or word in grammar["prepositions"] or word in (";", ":", ".", "the", "--"):
+            break
+        if owner is None:
+            continue
+        if "finding" in owner.kinds or "scope_end" in owner.kinds or "negation_before" in owner.kinds:
+            break
+        if "stem" in owner.kinds:
+            found.add(owner.first)
+        elif "anatomy" in owner.kinds:
+            adjectival, directly = owner.kinds["anatomy"][1], owner.last == node
+            if not adjectival and not directly:
+                break
+            found.add(owner.first)
+    return found
+
+
+def _landmarks_after(sentence: TokenizedSentence, node: int) -> set[int]:
+    """Anatomy right after "in/at/along" behind the nodes: stations and hila, and adjectives of organs."""
+    grammar, found, located = sentence.lexicon.grammar, set(), False
+    for index in range(node, min(len(sentence.lemmas), node + 30)):
+        word, owner = sentence.lemmas[index], sentence.owner[index]
+        if word in ("in", "at", "along", "around", "within"):
+            located = True
+            continue
+        if word in (";", ".", ":", "--", "and there") or word in grammar["verbs"] - {"seen", "observed", "detected", "noted", "found", "is", "are", "was", "were", "present", "identified"}:
+            break
+        if located and owner is not None:
+            if "stem" in owner.kinds or ("anatomy" in owner.kinds and (owner.kinds["anatomy"][1] or "hilum" in sentence.lemmas[owner.first : owner.last])):
+                found.add(owner.first)
+            elif "finding" in owner.kinds or "scope_end" in owner.kinds:
+                break
+    return found
+
+
+def _combine_lungs(sentence: TokenizedSentence, sites: list[Site]) -> None:
+    """"Lower lobe of the right lung", "left lung upper lobe": the lobe takes the side and the whole lung falls away."""
+    lungs = [s for s in sites if s.id in _LUNG_GENERAL]
+    for lobe in [s for s in sites if s.family == "lung" and s.id not in _LUNG_GENERAL]:
+        for lung in lungs:
+            gap = _gap(sentence, lobe, lung)
+            if gap is None:
+                continue
+            joined = all(w in _JOINING or w in sentence.lexicon.sides for w in gap)
+            near = len(gap) <= 10 and not any(w in (";", "but", "and", "--") for w in gap)
+            if lobe.id in _LOBES and lobe.side is None and lung.side in ("left", "right") and (joined or near):
+                lobe.side, lobe.segments = lung.side, lobe.structure.segments(lung.side)
+            partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
+            if joined and not partial and (lung.side in (None, lobe.side) or lobe.side is None or not lobe.structure.paired):
+                lung.segments = lung.segments & lobe.segments if lung.segments & lobe.segments else frozenset()
+
+
+_JOINING = frozenset({"of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
+                      "and", "both", "within", "region", "zone", "level", "area", "part"})  # fmt: skip
+
+
+def _gap(sentence: TokenizedSentence, one: Site, other: Site) -> list[str] | None:
+    first, second = sorted((one, other), key=lambda s: s.first)
+    if second.first < first.last or second.first - first.last > 12:
+        return None
+    return sentence.lemmas[first.last : second.first]
+
+
+def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
+    levels, ribs = find_levels(sentence), find_ribs(sentence)
+    if "cervical rib" in " ".join(sentence.lemmas):
+        sites = [s for s in sites if s.id != "rib"]
+    if levels:
+        sites = [s for s in sites if not (s.family == "vertebra" and _is_replaced(sentence, s, levels))]
+    if ribs:
+        sites = [s for s in sites if s.id != "rib" or not any(r.first <= s.first < r.last for r in ribs)]
+    for numbered in levels + ribs:
+        structure = sentence.lexicon.structures[numbered.kind]
+        sites.append(
+            Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True)
+        )
+    return sorted(sites, key=lambda s: s.first)
+
+
+def _is_replaced(sentence: TokenizedSentence, site: Site, levels: list[Numbered]) -> bool:
+    """"Vertebral body" beside a level is that level; "cervical spine" only where the level follows at once ("spine at C5")."""
+    if site.id in ("vertebra", "dens", "atlas"):
+        return site.id == "vertebra"
+    for level in levels:
+        gap = sentence.lemmas[site.last : level.first] if level.first >= site.last else sentence.lemmas[level.last : site.first]
+        if len(gap) <= 2 and all(w in ("at", "of", "the", "(", "level", "in", "from") for w in gap):
+            return True
+    return False
+
+
+def _narrow_label(sentence: TokenizedSentence, sites: list[Site]) -> None:
+    """"Adrenals: left 2 cm adenoma": the only side in the rest of the sentence is the side of the label."""
+    if ":" not in sentence.lemmas[:8]:
+        return
+    colon = sentence.lemmas.index(":")
+    labels = [s for s in sites if s.last <= colon and s.structure is not None and s.structure.paired and s.side is None]
+    sides = free_sides(sentence)
+    if labels and len(sides) == 1 and (side := sides.pop()) != "both":
+        for site in labels:
+            site.side, site.segments = side, site.structure.segments(side)
+
+
+def _implied(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
+    """Anatomy that findings imply ("hydronephrosis": the kidneys), where the sentence does not name it more narrowly."""
+    implied: list[Site] = []
+    for mention in sentence.mentions:
+        finding = mention.kinds.get("finding")
+        if not isinstance(finding, FindingTerm) or not finding.structures:
+            continue
+        for structure in finding.structures:
+            side = finding.side
+            if structure.paired and side is None:
+                side = side_of(sentence, mention.first, mention.last, weak=True)
+            site = Site(
+                structure, structure.family, structure.segments(side), mention.first, mention.last, side, finding=finding
+            )
+            if not _is_named_already(sentence, site, named, implied):
+                implied.append(site)
+    return implied
+
+
+def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site], implied: list[Site]) -> bool:
+    family = [s for s in named if s.family == site.family and s.segments]
+    if any(s.numbered and s.first < site.last and site.first < s.last for s in family):
+        return True
+    if site.finding is not None and site.finding.whole:
+        return any(_is_attached(sentence, site, s) and site.side in (None, s.side) for s in family)
+    if site.side == "both":
+        return False
+    if site.side is not None:
+        return any(s.segments <= site.segments for s in family if _same_clause(sentence, site, s))
+    for other in family:
+        gap = _gap(sentence, site, other) or []
+        if not any(w in sentence.lexicon.grammar["partial"] for w in gap):
+            return True
+    return any(s.family == site.family and s.side in ("left", "right") and _same_clause(sentence, site, s) for s in implied)
+
+
+def _same_clause(sentence: TokenizedSentence, one: Site, other: Site) -> bool:
+    return sentence.clauses[one.first] == sentence.clauses[other.first]
+
+
+def _is_attached(sentence: TokenizedSentence, site: Site, other: Site) -> bool:
+    """Whether ``other`` stands right before the finding or follows it after a preposition."""
+    if other.last <= site.first:
+        gap = sentence.lemmas[other.last : site.first]
+        return len(gap) <= 3 and not any(w in (",", ";", ":", "and", "or", "with", "without", "no") for w in gap)
+    gap = sentence.lemmas[site.last : other.first]
+    if len(gap) > 6 or not gap:
+        return False
+    return any(w in sentence.lexicon.grammar["location_prepositions"] for w in gap) and not any(
+        w in (",", ";", ":", "and", "or", "with", "without", "no") for w in gap
+    )

@@ -1,0 +1,163 @@
+"""Whether a finding is present, absent, uncertain or historical: cues with a scope, after NegEx and ConText.
+
+Chapman et al., "A simple algorithm for identifying negated findings and diseases" (J Biomed Inform 2001; 34:301-310) and
+Harkema et al., "ConText" (J Biomed Inform 2009; 42:839-851): trigger terms before and after a finding, pseudo-triggers and
+terms that end a scope. Compared before writing this: negspacy and medspaCy's ConText bring spaCy (tens of compiled packages, too
+heavy for Slicer's Python); negex.py is one regular expression per trigger and sentence, whose six-token windows break off the long
+lists of radiology ("no nodule, mass, consolidation, effusion or pneumothorax"). Neither ends a scope where a list ends and
+a statement begins ("no pneumothorax, small effusion"), which decides most errors in reports, so the rules are written out here.
+"""
+
+from __future__ import annotations
+
+from .lexicon import FindingTerm, Mention
+from .sentence_tokens import TokenizedSentence
+
+_REACH_BEFORE, _REACH_AFTER = 45, 24  # tokens
+_AUXILIARY = frozenset({"is", "are", "was", "were", "be", "been", "has", "have", "had", "appear", "appears", "remain", "remains"})
+_BREAKS = frozenset({",", "and"})
+
+
+def status_of(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm) -> str:
+    """Status of ``finding`` at ``mention``; the nearest scope that holds it decides, a doubted negation is a doubt."""
+    if _after(sentence, mention.last, "uncertain_after"):
+        return "uncertain"
+    if _after(sentence, mention.last, "historical_after"):
+        return "historical"
+    if _after(sentence, mention.last, "negation_after") or _negated_before(sentence, mention.first):
+        return "absent"
+    if _historical_before(sentence, mention.first):
+        return "historical"
+    if _uncertain_before(sentence, mention):
+        return "uncertain"
+    return finding.status
+
+
+def _kinds(sentence: TokenizedSentence, index: int) -> set[str]:
+    owner = sentence.owner[index]
+    return set(owner.kinds) if owner is not None else set()
+
+
+def is_pseudo_negation(sentence: TokenizedSentence, cue: Mention) -> bool:
+    """"No significant interval change in ...": the negation belongs to the change."""
+    grammar = sentence.lexicon.grammar
+    for index in range(cue.last, min(cue.last + 8, len(sentence.lemmas))):
+        word = sentence.lemmas[index]
+        if word in grammar["change_words"]:
+            if sentence.lemmas[index - 1] in ("degenerative", "postsurgical"):
+                return False
+            return word != "enlargement" and not (word in ("growth", "increase") and sentence.lemmas[cue.first] == "not")
+        if word not in grammar["change_modifiers"]:
+            return False
+    return False
+
+
+def _negated_before(sentence: TokenizedSentence, first: int) -> bool:
+    lowest = max(-1, first - _REACH_BEFORE)
+    index = first - 1
+    while index > lowest:
+        kinds = _kinds(sentence, index)
+        if "negation_before" in kinds:
+            cue = sentence.owner[index]
+            return not is_pseudo_negation(sentence, cue) and not _is_not_verb_phrase(sentence, cue, first)
+        if kinds & {"scope_end", "negation_after", "not_negation", "historical_after"} - ({"scope_end"} if sentence.lemmas[index] == ":" else set()):
+            return False
+        if sentence.lemmas[index] in _BREAKS and _breaks_list(sentence, index, first):
+            return False
+        index -= 1
+    return False
+
+
+def _is_not_verb_phrase(sentence: TokenizedSentence, cue: Mention, first: int) -> bool:
+    """"Not enlarged with a small cyst": what comes after "with" is no longer denied."""
+    return sentence.lemmas[cue.first] == "not" and "with" in sentence.lemmas[cue.last : first]
+
+
+def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
+    """Whether the comma or "and" at ``index`` begins a new statement rather than the next item of a denied list."""
+    if index + 1 >= len(sentence.lemmas):
+        return False
+    following = sentence.lemmas[index + 1]
+    if following in ("or", "nor", "and", ",") or not sentence.is_new_phrase(index + 1):
+        return False
+    # "No nodule, mass, or enlarged lymph node": an "or" between here and the finding keeps the list together.
+    return "or" not in sentence.lemmas[index + 1 : first] or following in ("there", "with", "is", "are", "has", "a", "the")
+
+
+def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
+    """Whether a cue that acts backwards follows, with nothing between that begins another statement."""
+    grammar, colon = sentence.lexicon.grammar, False
+    for index in range(last, min(last + _REACH_AFTER, len(sentence.lemmas))):
+        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        if kind in kinds and not kinds & {"not_negation", "not_historical"}:
+            return sentence.owner[index].first == index and _cue_applies(sentence, sentence.owner[index], last, kind)
+        if word == ":" and not colon and index == last:
+            colon = True
+            continue
+        if kinds & {"scope_end", "negation_after", "uncertain_after", "negation_before", "historical_after", "normal", "cause"}:
+            return False
+        if word in _BREAKS and sentence.is_new_phrase(index + 1):
+            return False
+        if kind != "negation_after" and word == ",":
+            return False
+        if word in grammar["verbs"] and word not in _AUXILIARY:
+            return False
+    return False
+
+
+def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str) -> bool:
+    if kind == "historical_after":
+        return "not" not in sentence.lemmas[last : cue.first]
+    if kind != "uncertain_after":
+        return True
+    following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
+    ends = following in ("", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "--")
+    return ends and (cue.first - last <= 12)
+
+
+def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
+    for index in range(first - 1, max(-1, first - 9), -1):
+        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        if "historical_before" in kinds and not kinds & {"not_historical"}:
+            near = word not in ("prior", "previous") or first - index <= 4
+            return near
+        if kinds & {"scope_end", "not_historical", "uncertain_before", "negation_before"}:
+            return False
+        if word in (",", ".", "(") or (word in ("and", "with") and sentence.is_new_phrase(index + 1)) or word == "with":
+            return False
+        if word in sentence.lexicon.grammar["verbs"]:
+            return False
+    return False
+
+
+def _uncertain_before(sentence: TokenizedSentence, mention: Mention) -> bool:
+    if mention.last < len(sentence.lemmas) and sentence.lemmas[mention.last] in ("versus", "vs"):
+        return True
+    first = mention.first
+    for index in range(first - 1, max(-1, first - _REACH_AFTER), -1):
+        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        if "uncertain_before" in kinds:
+            return not _only_describes(sentence, sentence.owner[index], first)
+        if kinds & {"scope_end", "cause", "negation_after", "historical_after", "uncertain_after"}:
+            return False
+        if word == "with" or (word == "and" and sentence.is_new_phrase(index + 1)):
+            return False
+        if word == "," and not _continues_alternatives(sentence, index, first, mention.last):
+            return False
+    return False
+
+
+def _continues_alternatives(sentence: TokenizedSentence, index: int, first: int, last: int) -> bool:
+    """"Suspicious for A, B or C": a comma stays in scope when the list ends in "or" or "versus"."""
+    following = sentence.lemmas[index + 1] if index + 1 < len(sentence.lemmas) else ""
+    if following in ("or", "versus", "vs", "and/or"):
+        return True
+    return not sentence.is_new_phrase(index + 1) and "or" in sentence.lemmas[last : last + 6]
+
+
+def _only_describes(sentence: TokenizedSentence, cue: Mention, first: int) -> bool:
+    """"Likely reactive thickening": the doubt is about the adjective when a comma or "and" follows it."""
+    between = sentence.lemmas[cue.last : first]
+    return bool(between) and between[0] in sentence.lexicon.grammar["uncertain_adjectival"] and any(
+        w in (",", "and", "to", "from") for w in between
+    )

@@ -1,0 +1,181 @@
+"""What a sentence asserts: its findings with their status, and statements that a structure is normal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..types import ReportFinding
+from .anatomy_mentions import Site
+from .assertion import status_of
+from .finding_names import names_of
+from .lexicon import FindingTerm, Mention
+from .sentence_tokens import TokenizedSentence
+
+NORMAL = ReportFinding("abnormality", "absent")
+_ABSENCE_VERBS = frozenset({"is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":"})
+
+
+@dataclass(slots=True)
+class _Found:
+    """A finding of the vocabulary in the sentence, with the families of anatomy that it speaks of."""
+
+    mention: Mention
+    finding: FindingTerm
+    status: str
+    families: set[str] = field(default_factory=set)
+
+
+def find_findings(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> tuple[ReportFinding, ...]:
+    """Findings in order, without repetition. ``sites``: anatomy of the sentence; ``context``: what it inherits."""
+    if sentence.has_remark("communication"):
+        return ()
+    found = _asserted(sentence, sites)
+    result: dict[ReportFinding, None] = {}
+    for item in found:
+        for name in names_of(item.finding, item.mention, sites, context, sentence):
+            result[ReportFinding(name, item.status)] = None
+    for name in _removed_organs(sentence, sites, context, found):
+        result[ReportFinding(name, "historical")] = None
+    if _says_normal(sentence, sites, found, bool(result)):
+        result[NORMAL] = None
+    if not result:
+        result = dict.fromkeys(_unlisted(sentence, sites, context))
+    return tuple(result)
+
+
+def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found]:
+    found, neutral = [], []
+    for mention in sentence.mentions:
+        finding = mention.kinds.get("finding")
+        if not isinstance(finding, FindingTerm) or "not_anatomy" in mention.kinds:
+            continue
+        status = status_of(sentence, mention, finding)
+        if status in ("present", "historical") and _in_recommendation(sentence, mention):
+            continue
+        item = _Found(mention, finding, status, _families(sentence, mention, finding, sites))
+        if finding.name == "abnormality" and status == "present" and not finding.names:
+            pass
+        (neutral if finding.neutral else found).append(item)
+    if found:
+        return found
+    limited = sentence.has_remark("limitation")
+    normal = any("normal" in m.kinds for m in sentence.mentions)
+    return [] if limited or normal else neutral
+
+
+def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """Whether the finding is only what a recommendation refers to ("follow-up of the nodule is recommended")."""
+    strong = [r for r in sentence.remarks if "recommendation_strong" in r.kinds]
+    for remark in strong:
+        first, last = sorted((remark.first, mention.first))
+        between = sentence.lemmas[first:last]
+        if not any(w in (",", ";", "--", ".", "and", "but") for w in between):
+            return True
+        if remark.first == 0:
+            return True
+    return False
+
+
+def _families(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm, sites: Sequence[Site]) -> set[str]:
+    """Anatomy of the finding: named in its part of the sentence, else implied by it, else named before it."""
+    first, last = _part(sentence, mention.first, mention.last)
+    named = {s.family for s in sites if s.finding is None and first <= s.first < last}
+    if named:
+        return named
+    if finding.structures:
+        return {s.family for s in finding.structures}
+    before = [s.family for s in sites if s.finding is None and s.last <= mention.first]
+    return set(before[-1:])
+
+
+def _part(sentence: TokenizedSentence, first: int, last: int) -> tuple[int, int]:
+    """The stretch around a term up to the commas or conjunctions that begin other statements."""
+    start = first
+    while start > 0 and not _separates(sentence, start - 1):
+        start -= 1
+    while last < len(sentence.lemmas) and not _separates(sentence, last):
+        last += 1
+    return start, last
+
+
+def _separates(sentence: TokenizedSentence, index: int) -> bool:
+    owner, word = sentence.owner[index], sentence.lemmas[index]
+    if word == "--" or (owner is not None and "scope_end" in owner.kinds and word != ":"):
+        return True
+    return word in (",", "and") and sentence.is_new_phrase(index + 1)
+
+
+def _removed_organs(
+    sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site], found: Sequence[_Found]
+) -> list[str]:
+    """"The gallbladder is surgically absent": the operation, by the organ."""
+    names = []
+    operations = sentence.lexicon.surgical_absence
+    for mention in sentence.mentions:
+        if "absent_organ" not in mention.kinds:
+            continue
+        before = [s for s in sites if s.finding is None and s.last <= mention.first and s.id in operations]
+        if before:
+            gap = sentence.lemmas[before[-1].last : mention.first]
+            if all(w in _ABSENCE_VERBS or w in sentence.lexicon.sides or w in ("and", "surgically") for w in gap):
+                names.append(operations[before[-1].id])
+        elif mention.first == 0 and not found:
+            names += [operations[s.id] for s in context if s.id in operations][:1]
+    return names
+
+
+def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequence[_Found], others: bool) -> bool:
+    """Whether the sentence calls a structure normal, and has no finding of that structure."""
+    for mention in sentence.mentions:
+        if "normal" not in mention.kinds or set(mention.kinds) & {"not_normal", "absent_organ"}:
+            continue
+        if _is_denied(sentence, mention):
+            continue
+        if not others:
+            return True
+        subject = _subject(sentence, mention, sites)
+        if subject and not any(subject & item.families for item in found):
+            return True
+    return False
+
+
+def _is_denied(sentence: TokenizedSentence, mention: Mention) -> bool:
+    before = sentence.lemmas[max(0, mention.first - 3) : mention.first]
+    return bool({"not", "than", "abnormally", "without"} & set(before))
+
+
+def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site]) -> set[str]:
+    """Families of the structures that are called normal: before the word in its part of the sentence, else after it."""
+    first, last = _part(sentence, mention.first, mention.last)
+    named = [s for s in sites if s.finding is None]
+    before = {s.family for s in named if first <= s.first < mention.first}
+    return before or {s.family for s in named if mention.last <= s.first < min(last, mention.last + 6)}
+
+
+def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> list[ReportFinding]:
+    """A finding that the vocabulary lacks: named by the words of the sentence, with the status of its cues."""
+    if any(sentence.has_remark(kind) for kind in ("recommendation", "limitation", "global_statement")):
+        return []
+    if not sites and not context:
+        return []
+    words = [w for i, w in enumerate(sentence.lemmas) if _is_content(sentence, i, w)]
+    if not words:
+        return []
+    kinds = {k for m in sentence.mentions for k in m.kinds}
+    name = " ".join(words[:4])
+    for kind, status in (("uncertain_after", "uncertain"), ("negation_before", "absent"), ("negation_after", "absent"),
+                         ("historical_after", "historical"), ("uncertain_before", "uncertain"), ("historical_before", "historical")):  # fmt: skip
+        if kind in kinds and "not_negation" not in kinds:
+            return [ReportFinding(name, status)]
+    return [ReportFinding(name, "present")]
+
+
+def _is_content(sentence: TokenizedSentence, index: int, word: str) -> bool:
+    grammar, owner = sentence.lexicon.grammar, sentence.owner[index]
+    if owner is not None or len(word) < 4 or not word.isalpha() or word in sentence.lexicon.sides:
+        return False
+    return not any(
+        word in grammar[name]
+        for name in ("verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated")
+    )

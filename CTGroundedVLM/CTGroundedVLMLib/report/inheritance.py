@@ -1,0 +1,82 @@
+"""What a sentence without anatomy speaks of: the heading above it, or the sentence before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .anatomy_mentions import Site
+from .laterality import free_sides
+from .lexicon import FindingTerm
+from .sentence_tokens import TokenizedSentence
+
+_BONE_FAMILIES = frozenset({
+    "vertebra", "rib", "sacrum", "hip", "femur", "humerus", "scapula", "clavicle", "sternum", "skull", "bone", "costal cartilage",
+    "sacroiliac joint", "shoulder",
+})  # fmt: skip
+_MIRROR = {"left": "right", "right": "left"}
+
+
+@dataclass(slots=True)
+class Context:
+    """Anatomy that the next sentence may continue. ``heading``: None where the heading names no structure."""
+
+    heading: list[Site] | None = None
+    previous: list[Site] = field(default_factory=list)
+    fresh: bool = True  # no sentence stands under the heading yet
+
+
+def inherited_sites(sentence: TokenizedSentence, sites: Sequence[Site], context: Context) -> list[Site]:
+    """Sites that the sentence takes over; empty where it names or implies anatomy of its own."""
+    if any(s.finding is None for s in sites) or sentence.has_remark("communication"):
+        return []
+    findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
+    if any(f.structures == () for f in findings):
+        return []
+    source = _source(sentence, context, findings)
+    if sites:
+        return _narrowed(sites, source, sentence, context)
+    if any(f.bone for f in findings) and not any(s.family in _BONE_FAMILIES for s in source):
+        return []
+    return _on_side(sentence, source)
+
+
+def _source(sentence: TokenizedSentence, context: Context, findings: Sequence[FindingTerm]) -> list[Site]:
+    grammar = sentence.lexicon.grammar
+    opening = sentence.lemmas[:2]
+    refers_back = any(w in grammar["anaphora"] for w in opening) or bool(opening and opening[0] == "the") or not findings
+    if context.heading is not None and (context.fresh or not refers_back):
+        return context.heading
+    return context.previous
+
+
+def _narrowed(sites: Sequence[Site], source: Sequence[Site], sentence: TokenizedSentence, context: Context) -> list[Site]:
+    """Under "LUNG BASES:" an implied lung is the lung bases. Sites that the finding implies are replaced in place."""
+    opening = sentence.lemmas[0] if sentence.lemmas else ""
+    may = context.heading is not None or opening in sentence.lexicon.grammar["associated"]
+    for site in sites:
+        same = [s for s in source if s.family == site.family and s.segments and s.segments < site.segments]
+        if may and same and site.finding is not None and not site.finding.whole and site.side is None:
+            site.segments = frozenset().union(*(s.segments for s in same))
+    return []
+
+
+def _on_side(sentence: TokenizedSentence, source: Sequence[Site]) -> list[Site]:
+    """The inherited sites on the only side that the sentence names ("Simple cyst, left lower pole" under "KIDNEYS:")."""
+    sides = free_sides(sentence)
+    side = next(iter(sides)) if len(sides) == 1 else None
+    if side not in _MIRROR:
+        return list(source)
+    kept = []
+    for site in source:
+        if site.structure is None or not site.structure.paired:
+            kept.append(site)
+            continue
+        on_side = frozenset(s for s in site.segments if s in site.structure.segments(side))
+        segments = on_side or frozenset(_mirrored(s, side) for s in site.segments)
+        kept.append(Site(site.structure, site.family, segments, site.first, site.last, side))
+    return kept
+
+
+def _mirrored(segment: str, side: str) -> str:
+    return segment.replace(_MIRROR[side], side)

@@ -1,0 +1,123 @@
+"""Which side a term is on: the side before it in its noun phrase, carried over a list, or after it ("on the left")."""
+
+from __future__ import annotations
+
+from .lexicon import Mention, Structure
+from .sentence_tokens import TokenizedSentence
+
+_REACH = 14  # tokens
+_COMPARING = frozenset({">", "<", "greater", "more", "worse", "than", "larger", "predominant", "dominant", "facing", "sided", "convex"})
+
+
+def mention_structure(mention: Mention) -> Structure | None:
+    """The structure that an anatomy mention names."""
+    value = mention.kinds.get("anatomy")
+    return value[0] if value else None
+
+
+def side_of(sentence: TokenizedSentence, first: int, last: int, weak: bool = False) -> str | None:
+    """Side of the term at tokens ``first`` to ``last``: "left", "right", "both" or None.
+
+    ``weak``: the term is a finding that implies its structure ("hydronephrosis"); it shares the side of a finding that it is
+    coordinated with ("right hydronephrosis and nephrolithiasis"), whereas an organ does not ("right renal cyst and adrenals").
+    """
+    inside = _inside(sentence, first, last)
+    return inside or _side_before(sentence, first, last, weak) or _side_after(sentence, last)
+
+
+def _inside(sentence: TokenizedSentence, first: int, last: int) -> str | None:
+    for index in range(first, last):
+        if side := sentence.lexicon.sides.get(sentence.lemmas[index]):
+            return side
+    return None
+
+
+def _side_before(sentence: TokenizedSentence, first: int, last: int, weak: bool) -> str | None:
+    grammar, lemmas = sentence.lexicon.grammar, sentence.lemmas
+    crossed, seen_finding = False, False
+    for index in range(first - 1, max(-1, first - 1 - _REACH), -1):
+        word, owner = lemmas[index], sentence.owner[index]
+        side = sentence.lexicon.sides.get(word)
+        if side and (owner is None or "anatomy" in owner.kinds or "finding" in owner.kinds):
+            return side
+        if word in grammar["conjunctions"]:
+            if any(sentence.plural[first:last]) and not weak and not _is_stem_before(sentence, index):
+                return None
+            if index + 1 < first and sentence.is_new_phrase(index + 1):
+                return None
+            crossed = True
+            continue
+        if _ends_phrase(sentence, index, crossed):
+            return None
+        if owner is not None and "finding" in owner.kinds:
+            seen_finding = True
+            if not crossed or not weak:
+                return None
+        elif owner is not None and "anatomy" in owner.kinds and crossed and not seen_finding:
+            structure = mention_structure(owner)
+            if structure is not None and not structure.paired:
+                return None
+    return None
+
+
+def _is_stem_before(sentence: TokenizedSentence, index: int) -> bool:
+    """Whether the word before a conjunction is waiting for its head noun ("left common carotid and subclavian arteries")."""
+    before = sentence.owner[index - 1] if index else None
+    return before is not None and ("stem" in before.kinds or bool((before.kinds.get("anatomy") or (0, False))[1]))
+
+
+def _ends_phrase(sentence: TokenizedSentence, index: int, crossed: bool) -> bool:
+    grammar, word = sentence.lexicon.grammar, sentence.lemmas[index]
+    if sentence.owner[index] is not None and "scope_end" in sentence.owner[index].kinds:
+        return True
+    if word in grammar["prepositions"] or word in grammar["verbs"]:
+        return True
+    return word in (";", ":", ".", "(", ")", "--") or (crossed and word in ("the", "a", "an"))
+
+
+def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
+    """"... on the left", "..., right" or "... bilaterally" after the term, unless that side belongs to another one."""
+    lemmas, found = sentence.lemmas, None
+    for index in range(last, min(len(lemmas), last + 10)):
+        word, owner = lemmas[index], sentence.owner[index]
+        side = sentence.lexicon.sides.get(word)
+        if side and (owner is None or not {"anatomy", "stem"} & set(owner.kinds)):
+            following = lemmas[index + 1] if index + 1 < len(lemmas) else ""
+            if following in _COMPARING:
+                return None
+            if _side_is_free(sentence, index):
+                found = side
+                break
+            return None
+        if word in ("and", "or", "but", "with", "without", ";", ":", "--") or (owner and "scope_end" in owner.kinds):
+            break
+        if owner is not None and "anatomy" in owner.kinds and index > last:
+            structure = mention_structure(owner)
+            if structure is not None and structure.paired:
+                break
+    return found
+
+
+def _side_is_free(sentence: TokenizedSentence, index: int) -> bool:
+    """Whether the side at ``index`` modifies no other anatomy or finding right after it."""
+    grammar = sentence.lexicon.grammar
+    for later in range(index + 1, min(index + 5, len(sentence.lemmas))):
+        word, owner = sentence.lemmas[later], sentence.owner[later]
+        if word in grammar["prepositions"] or word in grammar["verbs"] or word in (",", ";", ".", ")", "and", "or", "(", "--"):
+            return True
+        if owner is not None and {"anatomy", "finding", "stem"} & set(owner.kinds):
+            return False
+        if word == "side":
+            return True
+    return True
+
+
+def free_sides(sentence: TokenizedSentence) -> set[str]:
+    """Sides that modify no paired anatomy of the sentence: they narrow what a label or heading names."""
+    found: set[str] = set()
+    for index, word in enumerate(sentence.lemmas):
+        side = sentence.lexicon.sides.get(word)
+        owner = sentence.owner[index]
+        if side and (owner is None or not {"anatomy", "finding"} & set(owner.kinds)):
+            found.add(side)
+    return found

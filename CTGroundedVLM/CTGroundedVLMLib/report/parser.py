@@ -1,0 +1,97 @@
+"""``parse_report``: sentences of a report with their section, segments, findings, measurements and citations.
+
+The steps, one module each: layout (``sections``), sentences, tokens and terms (``sentence_tokens``, ``lexicon``), anatomy
+(``anatomy_mentions``, ``laterality``, ``levels``), what an unnamed sentence continues (``inheritance``), findings and
+their status (``findings``, ``assertion``), measurements. No step backtracks: the time grows with the length of the text.
+"""
+
+from __future__ import annotations
+
+from ..types import Report, Section, Sentence
+from .anatomy_mentions import Site, find_sites
+from .findings import find_findings
+from .inheritance import Context, inherited_sites
+from .lexicon import FindingTerm, load_lexicon
+from .measurements import find_citations, find_measurements
+from .sections import Passage, read_layout
+from .sentence_tokens import TokenizedSentence, read_sentence
+from .sentences import split_sentences
+from .text import fold
+
+_LINKED: tuple[Section, ...] = ("findings", "impression", "other")
+
+
+def parse_report(text: str) -> Report:
+    """Sentences in order, without overlap; offsets slice ``text``. Any string gives a report, maybe without sentences."""
+    folded = fold(text)
+    reader = _SentenceReader(folded)
+    sentences = []
+    for passage in read_layout(text):
+        reader.enter(passage)
+        for start, end in split_sentences(text, passage.start, passage.end):
+            sentences.append(reader.read(start, end, passage))
+    return Report(text, tuple(sentences))
+
+
+class _SentenceReader:
+    """Reads sentences in order and remembers what the next one may continue."""
+
+    def __init__(self, folded: str) -> None:
+        self._folded = folded
+        self._lexicon = load_lexicon()
+        self._context = Context()
+        self._section: Section | None = None
+        self._label: tuple[int, int] | None = None
+
+    def enter(self, passage: Passage) -> None:
+        """A new section or heading: earlier anatomy is no longer continued; that of the heading is."""
+        if passage.section == self._section and passage.label == self._label:
+            return
+        if passage.section == "other" and self._section == "impression" and passage.label is None:
+            self._section = passage.section
+            return
+        self._section, self._label, self._context = passage.section, passage.label, Context()
+        if passage.label is not None:
+            heading = read_sentence(self._lexicon, self._folded, *passage.label)
+            named = [s for s in find_sites(heading) if s.structure is None or not s.structure.region]
+            self._context.heading = named or None
+
+    def read(self, start: int, end: int, passage: Passage) -> Sentence:
+        """One sentence; its anatomy becomes what the next one may continue."""
+        section = passage.section
+        measurements = find_measurements(self._folded, start, end)
+        citations = find_citations(self._folded, start, end)
+        if section not in _LINKED:
+            return Sentence(start, end, section, measurements=measurements, citations=citations)
+        sentence = read_sentence(self._lexicon, self._folded, start, end)
+        if section == "impression" and sentence.has_remark("communication") and not passage.bullet:
+            section = "other"
+        sites = find_sites(sentence)
+        inherited = inherited_sites(sentence, sites, self._context)
+        findings = find_findings(sentence, sites, inherited)
+        linked = [] if sentence.has_remark("communication") else [*sites, *inherited]
+        self._context.previous, self._context.fresh = (linked, False) if linked or sites else ([], False)
+        return Sentence(
+            start, end, section, segments=_segments(sentence, linked), findings=findings, measurements=measurements,
+            citations=citations, comparison_only=_compares_only(sentence, sites, findings),
+        )  # fmt: skip
+
+
+def _segments(sentence: TokenizedSentence, sites: list[Site]) -> tuple[str, ...]:
+    names = {name for site in sites for name in site.segments}
+    return tuple(sorted(names | _cyst_classes(sentence, names)))
+
+
+def _cyst_classes(sentence: TokenizedSentence, names: set[str]) -> set[str]:
+    """The cyst classes of the kidneys that the sentence links, when it names a cyst."""
+    cyst = any(isinstance(f := m.kinds.get("finding"), FindingTerm) and f.cyst for m in sentence.mentions)
+    return {f"kidney_cyst_{side}" for side in ("left", "right") if cyst and f"kidney_{side}" in names}
+
+
+def _compares_only(sentence: TokenizedSentence, sites: list[Site], findings: tuple) -> bool:
+    """Whether the sentence only says how things have changed ("Unchanged from the prior.")."""
+    return not sites and not findings and any(w in _CHANGE for w in sentence.lemmas)
+
+
+_CHANGE = frozenset({"unchanged", "stable", "change", "changed", "prior", "previous", "previously", "interval", "compared", "comparison",
+                     "increased", "decreased", "since", "similar"})  # fmt: skip

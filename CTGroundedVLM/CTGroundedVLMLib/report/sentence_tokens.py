@@ -1,0 +1,60 @@
+"""A sentence as the later steps see it: lemmas, the terms found in them, and where its clauses end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .lexicon import Lexicon, Mention
+from .text import DASH, tokenize
+
+
+@dataclass(slots=True)
+class TokenizedSentence:
+    """``lemmas``: one per token. ``mentions``: terms in order. ``owner``: the mention that a token belongs to, if any.
+
+    ``clauses``: number of the clause that a token stands in; clauses end at "but", "except", semicolons and dashes.
+    ``plural``: tokens whose word was a plural.
+    """
+
+    lexicon: Lexicon
+    lemmas: list[str]
+    mentions: list[Mention]
+    owner: list[Mention | None]
+    remarks: list[Mention]
+    clauses: list[int]
+    plural: list[bool]
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+
+    def has_remark(self, kind: str) -> bool:
+        """Whether the sentence holds a remark of ``kind`` ("recommendation", "communication", ...)."""
+        return any(kind in remark.kinds for remark in self.remarks)
+
+    def is_new_phrase(self, index: int) -> bool:
+        """Whether the token begins a new noun phrase or predicate, so that it does not continue a list."""
+        grammar = self.lexicon.grammar
+        word = self.lemmas[index] if index < len(self.lemmas) else ""
+        return word in grammar["new_phrase"] or word in grammar["verbs"] or word[:1].isdigit() or word == "#"
+
+
+def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> TokenizedSentence:
+    """Tokens, terms and clauses of ``folded[start:end]``."""
+    tokens = tokenize(folded, start, end, lexicon.words.lemma, lexicon.prefixes)
+    lemmas = [t.lemma for t in tokens]
+    mentions = lexicon.find(lemmas)
+    owner: list[Mention | None] = [None] * len(lemmas)
+    for mention in mentions:
+        owner[mention.first : mention.last] = [mention] * (mention.last - mention.first)
+    plural = [folded[t.end - 1] != t.lemma[-1] and folded[t.end - 1] in "sei" for t in tokens]
+    return TokenizedSentence(
+        lexicon, lemmas, mentions, owner, lexicon.find(lemmas, remarks=True), _clauses(lemmas, owner), plural,
+        [(t.start, t.end) for t in tokens],
+    )  # fmt: skip
+
+
+def _clauses(lemmas: list[str], owner: list[Mention | None]) -> list[int]:
+    numbers, current = [], 0
+    for lemma, mention in zip(lemmas, owner, strict=True):
+        if lemma == DASH or (mention is not None and "scope_end" in mention.kinds):
+            current += 1
+        numbers.append(current)
+    return numbers
