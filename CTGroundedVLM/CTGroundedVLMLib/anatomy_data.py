@@ -74,7 +74,7 @@ class Finding:
     """A finding of one organ with its prompt pair.
 
     ``term``: the lower-case noun phrase for templates. ``synonyms``: report wordings, lower case, singular, unique
-    within the organ. ``focal``: a lesion with a place, not a diffuse change. ``sets``: the finding sets that hold it.
+    within the organ and set. ``focal``: a lesion with a place, not a diffuse change. ``sets``: the finding sets that hold it.
     """
 
     organ: str
@@ -196,7 +196,7 @@ def read_findings(path: Path, organs: Collection[str]) -> tuple[tuple[str, ...],
 
     Raises:
         InputError: the file cannot be read, names an unknown organ or set, or a wording stands for two findings of
-            one organ.
+            one organ in one set.
     """
     content = _load(path)
     sets = tuple(entry["name"] for entry in _entries(path, content, "sets", ("name",)))
@@ -212,7 +212,8 @@ def read_findings(path: Path, organs: Collection[str]) -> tuple[tuple[str, ...],
             raise InputError(f'{path}: {finding.name!r} is in sets {finding.sets}; expected some of "sets": {sets}')
         found.append(finding)
     _check_unique(path, "finding", ((f.organ, f.name) for f in found))
-    _check_unique(path, "wording", ((f.organ, word) for f in found for word in (f.term, *f.synonyms)))
+    wordings = ((s, f.organ, word) for f in found for s in f.sets for word in (f.term, *f.synonyms))
+    _check_unique(path, "wording", wordings)
     return sets, tuple(found)
 
 

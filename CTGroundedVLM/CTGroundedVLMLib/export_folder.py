@@ -21,6 +21,7 @@ from .export_plan import RESULTS
 from .export_tables import SCHEMA
 
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_REMEDY = "Nothing was changed. Name a new or empty folder, or move its content away"
 
 
 def check_output(output: Path) -> None:
@@ -30,12 +31,15 @@ def check_output(output: Path) -> None:
         OutputError: it is a file, holds something else than a former result, or may not be written.
     """
     output = _absolute(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file; expected a folder, new or empty. Name another folder")
-    former_files(output)
-    place = next(p for p in (output, *output.parents) if p.exists())
-    if not place.is_dir():
-        raise OutputError(f"{output} cannot be made, because {place} is a file. Name another folder")
+    try:
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output} is a file; expected a folder, new or empty. Name another folder")
+        former_files(output)
+        place = next(p for p in (output, *output.parents) if p.exists())
+        if not place.is_dir():
+            raise OutputError(f"{output} cannot be made, because {place} is a file. Name another folder")
+    except OSError as error:
+        raise output_error(output, error) from error
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
             f"{output} cannot be written: no permission for {place}. Name another folder, or change its permissions"
@@ -67,9 +71,6 @@ def former_files(output: Path) -> tuple[str, ...]:
     if not isinstance(files, list) or not all(_is_inside(output, f) for f in files):
         raise OutputError(f"{output / RESULTS} lists files outside its folder, or none. {_REMEDY}")
     return tuple(dict.fromkeys([*files, RESULTS]))
-
-
-_REMEDY = "Nothing was changed. Name a new or empty folder, or move its content away"
 
 
 def _is_litter(name: str, output: Path) -> bool:
@@ -135,27 +136,31 @@ def install(folder: Path, output: Path, files: Sequence[str]) -> None:
             raise OutputError(f"{output / file} is in the way and belongs to no former result. {_REMEDY}")
     aside = folder / "former"
     aside.mkdir()
-    _exchange(
-        [(output / f, aside / f) for f in former if os.path.lexists(output / f)]
-        + [(folder / f, output / f) for f in sorted(files, key=lambda f: f == RESULTS)]  # the table of contents last
-    )
-    for parent in {(output / f).parent for f in former} - {output}:
-        if parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
+    present = [f for f in former if os.path.lexists(output / f) and not (output / f).is_dir()]
+    ordered = sorted(files, key=lambda f: f == RESULTS)  # the table of contents last
+    stuck = _exchange([(output / f, aside / f) for f in present] + [(folder / f, output / f) for f in ordered])
+    _remove_empty({(output / f).parent for f in former} - {output})
 
 
 def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Do all the moves or none of them."""
+    """Do all the moves or none of them.
+
+    Raises:
+        OSError: a move failed, and those before it were undone.
+        OutputError: one of those could not be undone; the message says where its file is.
+    """
     done: list[tuple[Path, Path]] = []
+    made: set[Path] = set()
     try:
         for source, target in moves:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.exists():
+                made.add(target.parent)
+                target.parent.mkdir(parents=True)
             done.append((source, target))
             source.rename(target)
-    except BaseException:
-        for source, target in reversed(done):
-            if os.path.lexists(target) and not os.path.lexists(source):
-                target.rename(source)
+    except BaseException as error:
+        _undo(done, error)
+        _remove_empty(made)
         raise
 
 

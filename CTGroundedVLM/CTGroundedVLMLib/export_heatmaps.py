@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
+from .image_file import set_affine
 from .types import Heatmap
-
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:
@@ -25,11 +24,7 @@ def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:
     """
     finite = replace(heatmap, values_kji=np.nan_to_num(heatmap.values_kji, nan=0.0, posinf=0.0, neginf=0.0))
     image = SimpleITK.GetImageFromArray(finite.to_volume())
-    matrix = np.asarray(ijk_to_ras, float)
-    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin((_RAS_TO_LPS @ matrix[:3, 3]).tolist())
-    image.SetDirection((_RAS_TO_LPS @ matrix[:3, :3] / spacing).ravel().tolist())
+    set_affine(image, np.asarray(ijk_to_ras, float))
     try:
         SimpleITK.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:  # SimpleITK's only exception: it does not say whether the disk is full

@@ -19,7 +19,7 @@ from .export_labels import (
     segment_display,
 )
 from .export_plan import ExportPlan, PlannedPicture, probability_words
-from .types import FindingScore, Sentence, SentenceLink
+from .types import Sentence, SentenceLink
 
 _DATA = Path(__file__).parent / "data"
 _MARKS = {"present": "+", "absent": "−", "uncertain": "?", "historical": "↺"}
@@ -44,7 +44,7 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
         marks=_MARKS,
         lines=_lines(plan),
         details=[_detail(plan, link) for link in plan.result.links],
-        scores=[_score(plan, s) for s in plan.result.findings],
+        scores=[_score(plan, place) for place in range(len(plan.result.findings))],
         organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
         organ_names=sorted({(s.organ, organ_display(s.organ)) for s in plan.result.findings}),
         figures=[_figure(plan, p, data) for p, data in zip(plan.pictures, pictures, strict=True)],
@@ -114,8 +114,9 @@ def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
     }
 
 
-def _score(plan: ExportPlan, score: FindingScore) -> dict[str, object]:
-    heatmap = plan.heatmap_of_score.get((score.organ, score.finding))
+def _score(plan: ExportPlan, place: int) -> dict[str, object]:
+    score = plan.result.findings[place]
+    heatmap = plan.heatmap_of_score.get(place)
     return {
         "organ": score.organ,
         "organ_display": organ_display(score.organ),
@@ -140,7 +141,7 @@ def _figure(plan: ExportPlan, picture: PlannedPicture, data: bytes) -> dict[str,
         alt = f"Axial, coronal and sagittal CT slices with outlines of {names}"
         return {"kind": "Segments", "title": title, "alt": alt, "source": source, "file": picture.file}
     heatmap = plan.result.heatmaps[picture.heatmap]
-    words = probability_words(plan.scores.get((heatmap.organ, heatmap.finding)))
+    words = probability_words(plan.score_of_heatmap.get(picture.heatmap))
     title = f"{organ_display(heatmap.organ)}: {heatmap.finding}"
     alt = f"Axial, coronal and sagittal CT slices with the heat map of {heatmap.finding} in {heatmap.organ}. {words}"
     return {"kind": "Heat maps", "title": title, "alt": alt.strip(), "source": source, "file": picture.file}

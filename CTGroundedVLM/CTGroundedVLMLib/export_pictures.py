@@ -111,7 +111,7 @@ def draw_planned(scene: Scene, plan: ExportPlan, picture: PlannedPicture) -> np.
         return draw_segments(scene, picture.segments, picture.centre_ijk)
     heatmap = plan.result.heatmaps[picture.heatmap]
     organ = plan.organs.get(heatmap.organ)
-    caption = probability_words(plan.scores.get((heatmap.organ, heatmap.finding)))
+    caption = probability_words(plan.score_of_heatmap.get(picture.heatmap))
     return draw_heatmap(scene, heatmap, organ.segments if organ else (), caption)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,14 +61,23 @@ class ExportPlan:
         return {sentence: n for n, p in enumerate(self.pictures) for sentence in p.sentences}
 
     @cached_property
-    def heatmap_of_score(self) -> dict[tuple[str, str], int]:
-        """(organ, finding) -> number of its first heat map."""
-        return {(h.organ, h.finding): n for n, h in reversed(list(enumerate(self.result.heatmaps)))}
+    def heatmap_of_score(self) -> dict[int, int]:
+        """Place of a score in ``result.findings`` -> number of its heat map.
+
+        A heat map names its organ and finding only. Where the user asks what the registry asks too, two scores have
+        that name: the user's own comes first, as the analysis makes its heat map first and always.
+        """
+        heatmaps: dict[tuple[str, str], deque[int]] = defaultdict(deque)
+        for number, heatmap in enumerate(self.result.heatmaps):
+            heatmaps[heatmap.organ, heatmap.finding].append(number)
+        scores = sorted(enumerate(self.result.findings), key=lambda pair: pair[1].source != "prompt")
+        waiting = ((place, heatmaps[score.organ, score.finding]) for place, score in scores)
+        return {place: numbers.popleft() for place, numbers in waiting if numbers}
 
     @cached_property
-    def scores(self) -> dict[tuple[str, str], FindingScore]:
-        """(organ, finding) -> score."""
-        return {(s.organ, s.finding): s for s in self.result.findings}
+    def score_of_heatmap(self) -> dict[int, FindingScore]:
+        """Number of a heat map -> its score."""
+        return {number: self.result.findings[place] for place, number in self.heatmap_of_score.items()}
 
     @cached_property
     def organs(self) -> dict[str, OrganInfo]:

@@ -1,6 +1,6 @@
 """Axial, coronal and sagittal slices as a radiologist reads them, from a volume of any orientation.
 
-Display order is ``spr``-like but written out: axis 0 runs from superior to inferior, axis 1 from anterior to
+In display order axis 0 runs from superior to inferior, axis 1 from anterior to
 posterior, axis 2 from the patient's right to left. So an axial slice has anterior up and the patient's right on the
 viewer's left, coronal and sagittal slices have superior up, and sagittal slices show anterior on the viewer's left.
 """
@@ -17,10 +17,9 @@ _LETTERS = (("S", "I"), ("A", "P"), ("R", "L"))  # first and last edge of each d
 
 @dataclass(frozen=True)
 class Plane:
-    """One of the three planes: the display axis it cuts, and the axes that run down and to the viewer's right."""
+    """One of the three planes, and the display axes that run down and to the viewer's right in it."""
 
     name: str
-    normal: int
     rows: int
     columns: int
 
@@ -30,9 +29,9 @@ class Plane:
         return *_LETTERS[self.rows], *_LETTERS[self.columns]
 
 
-AXIAL = Plane("Axial", 0, 1, 2)
-CORONAL = Plane("Coronal", 1, 0, 2)
-SAGITTAL = Plane("Sagittal", 2, 0, 1)
+AXIAL = Plane("Axial", 1, 2)
+CORONAL = Plane("Coronal", 0, 2)
+SAGITTAL = Plane("Sagittal", 0, 1)
 PLANES = (AXIAL, CORONAL, SAGITTAL)
 
 

@@ -139,8 +139,8 @@ def findings_csv(plan: ExportPlan) -> bytes:
     header = ("organ", "finding", "probability", "calibrated", "margin", "reason", "source",
               "positive", "negative", "heatmap", "notice")  # fmt: skip
     rows = []
-    for score in plan.result.findings:
-        number = plan.heatmap_of_score.get((score.organ, score.finding))
+    for place, score in enumerate(plan.result.findings):
+        number = plan.heatmap_of_score.get(place)
         rows.append(
             (
                 score.organ,

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from . import __version__
+from .discrepancies import compare_with_report
 from .errors import InputError, ResourceError
 from .linking import link
 from .localization import Method, localize
@@ -27,7 +28,7 @@ from .precision import Precision, choose_precision
 from .preprocessing import Grid, ModelInput, Preprocessor
 from .prompts import Prompt, free_prompt, registry_prompts
 from .report import parse_report
-from .scoring import Calibration, read_calibration, score_findings, text_direction
+from .scoring import read_calibration, score_findings, text_direction
 from .types import AnalysisResult, CTCase, FindingScore, Heatmap, OrganInfo
 from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs
 
@@ -107,7 +108,7 @@ class Session:
         self._progress = progress or (lambda stage, fraction: None)
         self.precision = choose_precision(self.options.precision, loaded.model.device)
         calibration = self.options.calibration
-        self._calibration = read_calibration(calibration, loaded.identity.sha256) if calibration else None
+        self.calibration = read_calibration(calibration, loaded.identity.sha256) if calibration else None
         self.encode_text = TextEncoder(loaded, self.options.cache_folder)
         self._organs = list(loaded.config.organs)
         with self._stage("preprocess", 0.05):
@@ -146,7 +147,7 @@ class Session:
         reasons = {info.organ: info.reason for info in self.organs if info.reason}
         with self._stage("score", 0.6):
             return score_findings(
-                prompts, features, reasons, self.encode_text, self.loaded.model.temperature.item(), self._calibration
+                prompts, features, reasons, self.encode_text, self.loaded.model.temperature.item(), self.calibration
             )
 
     def prompt(self, organ: str, text: str) -> Prompt:
@@ -198,6 +199,7 @@ def analyze(
     with session._stage("read report", 0.9):
         report = parse_report(case.report_text)
         links = link(report, case.segmentation, loaded.config.organs)
+        comparisons = compare_with_report(scores, report, loaded.config.organs, session.calibration)
     timings = session.timings | {"analysis": time.perf_counter() - start}
     return AnalysisResult(
         case=case,
@@ -211,6 +213,7 @@ def analyze(
         timings_s={name: round(seconds, 4) for name, seconds in timings.items()},
         warnings=case.warnings + _organ_warnings(session.organs),
         versions=_versions(),
+        comparisons=comparisons,
     )
 
 
@@ -264,6 +267,3 @@ def _memory_errors() -> Iterator[None]:
 
 def _is_allocation_failure(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
-
-
-__all__ = ["AnalysisOptions", "Calibration", "Session", "analyze"]

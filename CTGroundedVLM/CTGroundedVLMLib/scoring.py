@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,9 +22,13 @@ CALIBRATION_FORMAT = "ctgvlm-calibration"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt scaling per finding: probability = sigmoid(a * margin + b). Keys are "organ/finding"."""
+    """Platt scaling per finding: probability = sigmoid(a * margin + b). Keys are "organ/finding".
+
+    ``thresholds``: operating points on the calibrated probability, for the findings that have one.
+    """
 
     parameters: Mapping[str, tuple[float, float]]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
 
     def apply(self, organ: str, finding: str, margin: float) -> float | None:
@@ -34,7 +38,10 @@ class Calibration:
 
 
 def read_calibration(path: Path, model_sha256: str) -> Calibration:
-    """A calibration file: ``{"format": "ctgvlm-calibration", "model_sha256": ..., "findings": {"organ/finding": {"a", "b"}}}``.
+    """Read a calibration file, which holds for one model.
+
+    ``{"format": "ctgvlm-calibration", "model_sha256": ..., "findings": {"organ/finding": {"a", "b", "threshold"}}}``;
+    the threshold (0..1) is optional.
 
     Raises:
         InputError: it cannot be read, holds a value that is no number, or was made for another model.
@@ -43,17 +50,20 @@ def read_calibration(path: Path, model_sha256: str) -> Calibration:
         data = json.loads(path.read_text(encoding="utf-8"))
         right_format = data["format"] == CALIBRATION_FORMAT
         parameters = {key: (float(value["a"]), float(value["b"])) for key, value in data["findings"].items()}
+        thresholds = {key: float(value["threshold"]) for key, value in data["findings"].items() if "threshold" in value}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"The calibration file {path} cannot be used: {type(error).__name__}: {error}.") from error
     if not right_format or not all(math.isfinite(x) for pair in parameters.values() for x in pair):
         raise InputError(f'The calibration file {path} must have format "{CALIBRATION_FORMAT}" and finite a and b.')
+    if not all(0 <= threshold <= 1 for threshold in thresholds.values()):
+        raise InputError(f"The calibration file {path}: every threshold must be a probability between 0 and 1.")
     made_for = data.get("model_sha256")
     if made_for != model_sha256:
         raise InputError(
             f"The calibration file {path} was made for model {made_for}, not for {model_sha256}. "
             "Calibration holds for one model only: fit it again."
         )
-    return Calibration(parameters, str(path))
+    return Calibration(parameters, thresholds, str(path))
 
 
 def sigmoid(x: float) -> float:

@@ -143,6 +143,29 @@ class SentenceLink:
 
 
 @dataclass(frozen=True)
+class ReportComparison:
+    """What the report says of a scored finding, against the image.
+
+    ``report``: "not mentioned" is never read as normal. ``sentences``: indices of the sentences that say it. ``image``:
+    whether the probability reaches ``threshold``, None where the organ is not scored. ``threshold_source``: "calibration",
+    or "default" (0.5 on a raw probability: a weak ground). ``severity`` ranks discrepancies (see ``discrepancies``);
+    0 where there is none. ``reason``: all this in words.
+    """
+
+    organ: str
+    finding: str
+    report: Literal["present", "absent", "uncertain", "historical", "not mentioned"]
+    sentences: tuple[int, ...]
+    probability: float | None
+    threshold: float
+    threshold_source: Literal["calibration", "default"]
+    image: Literal["positive", "negative"] | None
+    discrepancy: bool
+    severity: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class OrganInfo:
     """How much of an organ the model saw.
 
@@ -209,3 +232,4 @@ class AnalysisResult:
     timings_s: Mapping[str, float]
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    comparisons: tuple[ReportComparison, ...] = ()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+from .assertion import is_negated_before
 from .laterality import free_sides, mention_structure, side_of
-from .levels import Numbered, find_levels, find_ribs, number_of
-from .lexicon import LEVELS, FindingTerm, Mention, Stem, Structure
+from .levels import Numbered, find_levels, find_liver_segments, find_ribs, number_of
+from .lexicon import LEVELS, SIDES, FindingTerm, Mention, Stem, Structure
 from .sentence_tokens import TokenizedSentence
 
 _LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitium"})
@@ -37,9 +39,9 @@ class Site:
 
 def find_sites(sentence: TokenizedSentence) -> list[Site]:
     """All anatomy that the sentence names or implies, in order, each with its side and segments."""
-    sites = _named(sentence)
-    sites = _without_landmarks(sentence, sites)
-    _combine_lungs(sentence, sites)
+    sites = _without_landmarks(sentence, _named(sentence) + _inside_findings(sentence))
+    sites = sorted(sites, key=lambda site: site.first)
+    _combine(sentence, sites)
     sites = _add_numbered(sentence, sites)
     _narrow_label(sentence, sites)
     sites = sites + _implied(sentence, sites)
@@ -53,7 +55,7 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
         if mention.first in taken:
             continue
         adjectival = False
-        if "anatomy" in mention.kinds:
+        if "stem" not in mention.kinds and "anatomy" in mention.kinds:
             structure, adjectival = mention.kinds["anatomy"]
         elif "stem" in mention.kinds:
             structure, head = _resolve_stem(sentence, mention)
@@ -158,21 +160,86 @@ def _landmarks_after(sentence: TokenizedSentence, node: int) -> set[int]:
     return found
 
 
-def _combine_lungs(sentence: TokenizedSentence, sites: list[Site]) -> None:
-    """"Lower lobe of the right lung", "left lung upper lobe": the lobe takes the side and the whole lung falls away."""
-    lungs = [s for s in sites if s.id in _LUNG_GENERAL]
-    for lobe in [s for s in sites if s.family == "lung" and s.id not in _LUNG_GENERAL]:
-        for lung in lungs:
-            gap = _gap(sentence, lobe, lung)
-            if gap is None:
-                continue
-            joined = all(w in _JOINING or w in sentence.lexicon.sides for w in gap)
-            near = len(gap) <= 10 and not any(w in (";", "but", "and", "--") for w in gap)
-            if lobe.id in _LOBES and lobe.side is None and lung.side in ("left", "right") and (joined or near):
-                lobe.side, lobe.segments = lung.side, lobe.structure.segments(lung.side)
-            partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
-            if joined and not partial and (lung.side in (None, lobe.side) or lobe.side is None or not lobe.structure.paired):
-                lung.segments = lung.segments & lobe.segments if lung.segments & lobe.segments else frozenset()
+def _inside_findings(sentence: TokenizedSentence) -> list[Site]:
+    """Anatomy inside the terms of findings: "rib destruction" names the ribs, "dilated small bowel loop" the small bowel.
+
+    Where the finding implies a structure, only a part of that structure counts ("pulmonary embolism" names no lung).
+    """
+    sites: list[Site] = []
+    for mention in sentence.mentions:
+        finding = mention.kinds.get("finding")
+        if not isinstance(finding, FindingTerm) or mention.last - mention.first < 2 or finding.node:
+            continue
+        for inner in _inner_anatomy(sentence, mention):
+            structure, adjectival = inner.kinds["anatomy"]
+            implied = None if finding.structures is None else _all_segments(finding.structures)
+            if implied is None or structure.segments(None) < implied:
+                sites.append(_site(sentence, structure, inner, adjectival))
+    return sites
+
+
+def _inner_anatomy(sentence: TokenizedSentence, mention: Mention) -> list[Mention]:
+    """Longest anatomy terms strictly inside a longer term."""
+    found, first = [], mention.first
+    while first < mention.last:
+        last = mention.last - (first == mention.first)
+        inner = next((m for m in sentence.lexicon.find(sentence.lemmas[first:last]) if "anatomy" in m.kinds), None)
+        if inner is None:
+            break
+        found.append(Mention(inner.kinds, first + inner.first, first + inner.last))
+        first += inner.last
+    return found
+
+
+def _all_segments(structures: tuple[Structure, ...]) -> frozenset[str]:
+    return frozenset().union(*(s.segments(None) for s in structures))
+
+
+def _combine(sentence: TokenizedSentence, sites: list[Site]) -> None:
+    """Terms of one structure narrow each other: "lower lobe of the right lung", "RUL apical segment", "calyx of the right kidney"."""
+    by_family: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.structure is not None and site.structure.paired or site.family == "lung":
+            by_family.setdefault(site.family, []).append(site)
+    for family in by_family.values():
+        for one, other in pairwise(family):
+            _combine_pair(sentence, one, other)
+            _combine_pair(sentence, other, one)
+        if len(family) > 1:
+            _narrow_unsided(sentence, family)
+
+
+def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
+    """Narrow ``site`` by ``other`` where they stand in one phrase; a lobe also takes the side of a lung named near it."""
+    gap = _gap(sentence, site, other)
+    if gap is None:
+        return
+    joined = all(w in _JOINING or w in sentence.lexicon.sides for w in gap) and "and" not in gap
+    if site.id in _LOBES and site.side is None and other.id in _LUNG_GENERAL and other.side in SIDES:
+        near = not any(w in (";", "but", "--") for w in gap) and (joined or "and" not in gap)
+        if near:
+            site.side, site.segments = other.side, site.structure.segments(other.side)
+    common = site.segments & other.segments
+    partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
+    if joined and not partial and common and len(common) < len(site.segments):
+        if site.side is None or site.id in _LUNG_GENERAL and other.id not in _LUNG_GENERAL:
+            site.segments = common
+
+
+def _narrow_unsided(sentence: TokenizedSentence, family: list[Site]) -> None:
+    """A general or unsided term beside a specific one of the same structure says nothing more ("bronchovascular", "renal")."""
+    specific = [s for s in family if s.id not in _LUNG_GENERAL]
+    for site in family:
+        if site.adjectival and site.id in _LUNG_GENERAL - {"pleura"} and site.side is None and specific and site not in specific:
+            site.segments = frozenset()
+    sides = {s.side for s in family}
+    if len(sides - {None}) != 1 or not sides & set(SIDES):
+        return
+    side = next(iter(sides - {None}))
+    for site in family:
+        before = any(s.side == side and s.first < site.first for s in family)
+        if site.side is None and before and not any(sentence.plural[site.first : site.last]) and site.structure.paired:
+            site.segments = site.segments & site.structure.segments(side)
 
 
 _JOINING = frozenset({"of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
@@ -194,7 +261,8 @@ def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
         sites = [s for s in sites if not (s.family == "vertebra" and _is_replaced(sentence, s, levels))]
     if ribs:
         sites = [s for s in sites if s.id != "rib" or not any(r.first <= s.first < r.last for r in ribs)]
-    for numbered in levels + ribs:
+    liver = [] if any(s.family in ("lung", "liver") for s in sites) else find_liver_segments(sentence)
+    for numbered in levels + ribs + liver:
         structure = sentence.lexicon.structures[numbered.kind]
         sites.append(
             Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True)
@@ -218,7 +286,7 @@ def _narrow_label(sentence: TokenizedSentence, sites: list[Site]) -> None:
     if ":" not in sentence.lemmas[:8]:
         return
     colon = sentence.lemmas.index(":")
-    labels = [s for s in sites if s.last <= colon and s.structure is not None and s.structure.paired and s.side is None]
+    labels = [s for s in sites if s.last <= colon and not s.numbered and s.structure.paired and s.side is None]
     sides = free_sides(sentence)
     if labels and len(sides) == 1 and (side := sides.pop()) != "both":
         for site in labels:
@@ -245,20 +313,32 @@ def _implied(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
 
 
 def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site], implied: list[Site]) -> bool:
-    family = [s for s in named if s.family == site.family and s.segments]
-    if any(s.numbered and s.first < site.last and site.first < s.last for s in family):
+    """Whether the sentence names the anatomy of an implied site itself, or names another one that the finding may lie in."""
+    finding = site.finding
+    if any(s.id in finding.names and s.family != site.family and _same_clause(sentence, site, s) for s in named):
         return True
-    if site.finding is not None and site.finding.whole:
-        return any(_is_attached(sentence, site, s) and site.side in (None, s.side) for s in family)
+    family = [s for s in named if s.family == site.family and s.segments]
+    if any(s.first < site.last and site.first < s.last for s in family):
+        return True
+    if finding.whole:
+        return _is_pleural_elsewhere(sentence, site, family, implied)
     if site.side == "both":
-        return False
+        return any(_is_attached(sentence, site, s) for s in family)
     if site.side is not None:
         return any(s.segments <= site.segments for s in family if _same_clause(sentence, site, s))
     for other in family:
-        gap = _gap(sentence, site, other) or []
+        gap = (_gap(sentence, site, other) or []) if other.first > site.first else []
         if not any(w in sentence.lexicon.grammar["partial"] for w in gap):
             return True
-    return any(s.family == site.family and s.side in ("left", "right") and _same_clause(sentence, site, s) for s in implied)
+    return any(s.family == site.family and s.side in SIDES and _same_clause(sentence, site, s) for s in implied)
+
+
+def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[Site], implied: list[Site]) -> bool:
+    """A pleural finding is not narrowed by a lobe in the sentence, only by what it is attached to or a side given before."""
+    if any(_is_attached(sentence, site, s) and site.side in (None, s.side) for s in family):
+        return True
+    sided = any(s.side in SIDES for s in implied if s.finding is not None and s.finding.whole)
+    return site.side is None and sided and not is_negated_before(sentence, site.first)
 
 
 def _same_clause(sentence: TokenizedSentence, one: Site, other: Site) -> bool:

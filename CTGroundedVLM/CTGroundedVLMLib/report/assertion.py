@@ -24,7 +24,7 @@ def status_of(sentence: TokenizedSentence, mention: Mention, finding: FindingTer
         return "uncertain"
     if _after(sentence, mention.last, "historical_after"):
         return "historical"
-    if _after(sentence, mention.last, "negation_after") or _negated_before(sentence, mention.first):
+    if _after(sentence, mention.last, "negation_after") or is_negated_before(sentence, mention.first):
         return "absent"
     if _historical_before(sentence, mention.first):
         return "historical"
@@ -52,7 +52,8 @@ def is_pseudo_negation(sentence: TokenizedSentence, cue: Mention) -> bool:
     return False
 
 
-def _negated_before(sentence: TokenizedSentence, first: int) -> bool:
+def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
+    """Whether a negation before token ``first`` holds for what begins there."""
     lowest = max(-1, first - _REACH_BEFORE)
     index = first - 1
     while index > lowest:

@@ -26,14 +26,21 @@ class Context:
     fresh: bool = True  # no sentence stands under the heading yet
 
 
-def inherited_sites(sentence: TokenizedSentence, sites: Sequence[Site], context: Context) -> list[Site]:
-    """Sites that the sentence takes over; empty where it names or implies anatomy of its own."""
+def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Context) -> list[Site]:
+    """Sites that the sentence takes over; empty where it names or implies anatomy of its own.
+
+    Implied sites that the heading contradicts or narrows are changed in ``sites``.
+    """
     if any(s.finding is None for s in sites) or sentence.has_remark("communication"):
         return []
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
     if any(f.structures == () for f in findings):
         return []
     source = _source(sentence, context, findings)
+    heading = {s.id for s in context.heading or ()}
+    for site in [s for s in sites if s.finding is not None and s.family not in {h.family for h in context.heading or ()}]:
+        if heading & set(site.finding.names):  # "PANCREAS: no ductal dilatation"
+            sites.remove(site)
     if sites:
         return _narrowed(sites, source, sentence, context)
     if any(f.bone for f in findings) and not any(s.family in _BONE_FAMILIES for s in source):

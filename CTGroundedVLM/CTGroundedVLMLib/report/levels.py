@@ -115,7 +115,7 @@ def _level_sequence(sentence: TokenizedSentence, first: int, place: int) -> tupl
         if following is None:
             break
         step = range(min(current, following), max(current, following) + 1)
-        places.update(step if lemmas[index] != "/" or len(step) > 2 and False else {current, following})
+        places.update({current, following} if lemmas[index] == "/" else step)
         current, index = following, index + 2
     return places, index
 
@@ -206,3 +206,18 @@ def _rib_sequence(sentence: TokenizedSentence, first: int, last: int, side: str 
             names.update(f"rib_{each}_{n}" for n in numbers)
         previous, ranging = number, False
     return frozenset(names)
+
+
+def find_liver_segments(sentence: TokenizedSentence) -> list[Numbered]:
+    """"Segment 7", "segments IVa and V": the liver, in a sentence that names no lung."""
+    found = []
+    for index, word in enumerate(sentence.lemmas[:-1]):
+        if word not in ("segment", "seg"):
+            continue
+        after = index + 2 if sentence.lemmas[index + 1] == "." else index + 1
+        if after < len(sentence.lemmas) and _COUINAUD.match(sentence.lemmas[after]):
+            found.append(Numbered("liver", frozenset({"liver"}), index, after + 1))
+    return found
+
+
+_COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")

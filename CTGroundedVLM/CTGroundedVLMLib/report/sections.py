@@ -211,6 +211,8 @@ class _Reader:
             previous = self.passages[-1]
             if not bullet and not previous.bullet and "\n" in self.text[previous.end : start]:
                 self.section = "findings"
+        if self.passages and self.passages[-1].lead and self.section in _BEFORE_FINDINGS and not lead:
+            self.section = "findings"
         if blank and not bullet and self.label is not None and self.passages and self.passages[-1].label == self.label:
             between = self.text[self.passages[-1].end : start].replace("\r", "")
             if "\n\n" in between:

@@ -280,6 +280,7 @@ def test_report_wordings_are_among_the_synonyms():
     assert {"coronary artery calcification", "coronary calcification"} <= set(
         by_name["Coronary artery wall calcification"].synonyms
     )
+    assert "aortic atherosclerosis" in by_name["Arterial wall calcification"].synonyms
     assert "renal stone" in by_name["Nephrolithiasis"].synonyms
     assert by_name["Hepatic cyst"].focal
     assert not by_name["Hepatic steatosis"].focal
@@ -291,7 +292,10 @@ def test_report_wordings_are_among_the_synonyms():
         (lambda f: f["findings"][0].update(organ="lunge"), r"'lunge', no organ of any group; did you mean lung"),
         (lambda f: f["findings"][0].update(sets=["other"]), r"is in sets \('other',\)"),
         (lambda f: f["findings"][1].update(name="Emphysema"), r"finding \('lung', 'Emphysema'\) occurs twice"),
-        (lambda f: f["findings"][1]["synonyms"].append("emphysema"), r"wording \('lung', 'emphysema'\) occurs twice"),
+        (
+            lambda f: f["findings"][1]["synonyms"].append("emphysema"),
+            r"wording \('fvlm16', 'lung', 'emphysema'\) occurs twice",
+        ),
     ],
 )
 def test_a_wrong_finding_is_refused_naming_the_file(a_changed_copy, change, message):
