@@ -56,7 +56,9 @@ class Sheet:
         align: str = "left",
     ) -> None:
         """One line of text, centred vertically on ``y``. Dollar signs are dollar signs, never mathematics."""
-        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)  # the renderer fails on some
+        text = "".join(
+            c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
+        )  # the renderer fails on some
         self.figure.text(
             x / WIDTH_PX, 1 - y / self.height_px, text, fontsize=size, color=colour, weight=weight, ha=align, va="center",
             family=_families(), parse_math=False,

@@ -12,8 +12,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import OutputError
@@ -138,17 +138,16 @@ def install(folder: Path, output: Path, files: Sequence[str]) -> None:
     aside.mkdir()
     present = [f for f in former if os.path.lexists(output / f) and not (output / f).is_dir()]
     ordered = sorted(files, key=lambda f: f == RESULTS)  # the table of contents last
-    stuck = _exchange([(output / f, aside / f) for f in present] + [(folder / f, output / f) for f in ordered])
+    try:
+        _exchange([(output / f, aside / f) for f in present] + [(folder / f, output / f) for f in ordered])
+    except BaseException as error:
+        _save_former(aside, error)
+        raise
     _remove_empty({(output / f).parent for f in former} - {output})
 
 
 def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Do all the moves or none of them.
-
-    Raises:
-        OSError: a move failed, and those before it were undone.
-        OutputError: one of those could not be undone; the message says where its file is.
-    """
+    """Do all the moves, or undo those done as far as that is possible and raise what went wrong."""
     done: list[tuple[Path, Path]] = []
     made: set[Path] = set()
     try:
@@ -158,10 +157,35 @@ def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
                 target.parent.mkdir(parents=True)
             done.append((source, target))
             source.rename(target)
-    except BaseException as error:
-        _undo(done, error)
+    except BaseException:
+        for source, target in reversed(done):
+            with suppress(OSError):  # one file that is stuck must not keep the others from going back
+                if os.path.lexists(target) and not os.path.lexists(source):
+                    target.rename(source)
         _remove_empty(made)
         raise
+
+
+def _save_former(aside: Path, error: BaseException) -> None:
+    """Keep former files that could not be moved back from being removed with the staged ones.
+
+    Raises:
+        OutputError: there are such files; the message says where they are now.
+    """
+    if not any(p.is_file() for p in aside.rglob("*")):
+        return
+    kept = aside.parent.with_name(aside.parent.name.replace(".partial-", ".former-"))
+    aside.rename(kept)
+    raise OutputError(
+        f"writing failed ({error}), and some files of the former result could not be moved back: they are in {kept}. "
+        "Move them back yourself, or run again with a new output folder"
+    ) from error
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def output_error(output: Path, error: OSError) -> OutputError:
@@ -177,4 +201,7 @@ def output_error(output: Path, error: OSError) -> OutputError:
 
 def _absolute(output: Path) -> Path:
     """Symbolic links resolved: a link to an empty folder is that folder."""
-    return Path(output).expanduser().resolve()
+    try:
+        return Path(output).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, or no home folder for ~
+        raise OutputError(f"{output} cannot be found ({error}). Name another folder") from error

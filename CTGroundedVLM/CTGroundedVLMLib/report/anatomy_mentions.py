@@ -173,7 +173,7 @@ def _inside_findings(sentence: TokenizedSentence) -> list[Site]:
         for inner in _inner_anatomy(sentence, mention):
             structure, adjectival = inner.kinds["anatomy"]
             implied = None if finding.structures is None else _all_segments(finding.structures)
-            if implied is None or structure.segments(None) < implied:
+            if implied is None or (structure.segments(None) and structure.segments(None) < implied):
                 sites.append(_site(sentence, structure, inner, adjectival))
     return sites
 
@@ -202,7 +202,7 @@ def _combine(sentence: TokenizedSentence, sites: list[Site]) -> None:
         if site.structure is not None and site.structure.paired or site.family == "lung":
             by_family.setdefault(site.family, []).append(site)
     for family in by_family.values():
-        for one, other in pairwise(family):
+        for one, other in [*pairwise(family), *pairwise(family)]:  # twice: a side given last reaches the first term
             _combine_pair(sentence, one, other)
             _combine_pair(sentence, other, one)
         if len(family) > 1:
@@ -242,7 +242,7 @@ def _narrow_unsided(sentence: TokenizedSentence, family: list[Site]) -> None:
             site.segments = site.segments & site.structure.segments(side)
 
 
-_JOINING = frozenset({"of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
+_JOINING = frozenset({"lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
                       "and", "both", "within", "region", "zone", "level", "area", "part"})  # fmt: skip
 
 
@@ -315,7 +315,7 @@ def _implied(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
 def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site], implied: list[Site]) -> bool:
     """Whether the sentence names the anatomy of an implied site itself, or names another one that the finding may lie in."""
     finding = site.finding
-    if any(s.id in finding.names and s.family != site.family and _same_clause(sentence, site, s) for s in named):
+    if any(s.id in finding.names and s.family != site.family and _governs(sentence, s, site) for s in named):
         return True
     family = [s for s in named if s.family == site.family and s.segments]
     if any(s.first < site.last and site.first < s.last for s in family):
@@ -339,6 +339,16 @@ def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[
         return True
     sided = any(s.side in SIDES for s in implied if s.finding is not None and s.finding.whole)
     return site.side is None and sided and not is_negated_before(sentence, site.first)
+
+
+def _governs(sentence: TokenizedSentence, other: Site, site: Site) -> bool:
+    """Whether the finding is said of ``other``: attached to it, or nothing else is found between the two."""
+    if _is_attached(sentence, site, other):
+        return True
+    between = {id(m): m for m in sentence.owner[other.last : site.first] if m is not None}.values()
+    return other.last <= site.first and _same_clause(sentence, site, other) and not any(
+        {"finding", "anatomy", "normal", "stem"} & set(m.kinds) for m in between
+    )
 
 
 def _same_clause(sentence: TokenizedSentence, one: Site, other: Site) -> bool:

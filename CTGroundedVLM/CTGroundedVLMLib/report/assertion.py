@@ -87,7 +87,7 @@ def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
 
 def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
     """Whether a cue that acts backwards follows, with nothing between that begins another statement."""
-    grammar, colon = sentence.lexicon.grammar, False
+    grammar, colon, commas = sentence.lexicon.grammar, False, 0
     for index in range(last, min(last + _REACH_AFTER, len(sentence.lemmas))):
         word, kinds = sentence.lemmas[index], _kinds(sentence, index)
         if kind in kinds and not kinds & {"not_negation", "not_historical"}:
@@ -97,9 +97,15 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
             continue
         if kinds & {"scope_end", "negation_after", "uncertain_after", "negation_before", "historical_after", "normal", "cause"}:
             return False
-        if word in _BREAKS and sentence.is_new_phrase(index + 1):
+        if word == ")" and "(" not in sentence.lemmas[last:index]:
             return False
-        if kind != "negation_after" and word == ",":
+        if word == ",":
+            commas += 1
+            apposition = commas > 1 and index + 1 < len(sentence.lemmas) and sentence.lemmas[index + 1] in _AUXILIARY
+            if not apposition and (sentence.is_new_phrase(index + 1) or kind == "uncertain_after"):
+                return False
+            continue
+        if word == "and" and sentence.is_new_phrase(index + 1):
             return False
         if word in grammar["verbs"] and word not in _AUXILIARY:
             return False
@@ -120,8 +126,8 @@ def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
     for index in range(first - 1, max(-1, first - 9), -1):
         word, kinds = sentence.lemmas[index], _kinds(sentence, index)
         if "historical_before" in kinds and not kinds & {"not_historical"}:
-            near = word not in ("prior", "previous") or first - index <= 4
-            return near
+            reach = {"prior": 4, "previous": 4, "previously": 1}.get(word, 9)
+            return first - index <= reach
         if kinds & {"scope_end", "not_historical", "uncertain_before", "negation_before"}:
             return False
         if word in (",", ".", "(") or (word in ("and", "with") and sentence.is_new_phrase(index + 1)) or word == "with":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..types import ReportFinding
 from .anatomy_mentions import Site
@@ -18,17 +19,17 @@ _ABSENCE_VERBS = frozenset({"is", "are", "was", "were", "has", "have", "been", "
 
 @dataclass(slots=True)
 class _Found:
-    """A finding of the vocabulary in the sentence, with the families of anatomy that it speaks of."""
+    """A finding of the vocabulary in the sentence, with the segments (or structures without one) that it speaks of."""
 
     mention: Mention
     finding: FindingTerm
     status: str
-    families: set[str] = field(default_factory=set)
+    where: set[str] = field(default_factory=set)
 
 
 def find_findings(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> tuple[ReportFinding, ...]:
     """Findings in order, without repetition. ``sites``: anatomy of the sentence; ``context``: what it inherits."""
-    if sentence.has_remark("communication"):
+    if sentence.is_communication:
         return ()
     found = _asserted(sentence, sites)
     result: dict[ReportFinding, None] = {}
@@ -38,6 +39,8 @@ def find_findings(sentence: TokenizedSentence, sites: Sequence[Site], context: S
     for name in _removed_organs(sentence, sites, context, found):
         result[ReportFinding(name, "historical")] = None
     if _says_normal(sentence, sites, found, bool(result)):
+        result[NORMAL] = None
+    if not result and "".join(sentence.lemmas).strip(".") in ("none", "nil", "negative"):
         result[NORMAL] = None
     if not result:
         result = dict.fromkeys(_unlisted(sentence, sites, context))
@@ -53,10 +56,11 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
         status = status_of(sentence, mention, finding)
         if status in ("present", "historical") and _in_recommendation(sentence, mention):
             continue
-        item = _Found(mention, finding, status, _families(sentence, mention, finding, sites))
-        if finding.name == "abnormality" and status == "present" and not finding.names:
-            pass
+        if _is_item_number(sentence, mention) or _is_not_assessed(sentence, mention):
+            continue
+        item = _Found(mention, finding, status, _where(sentence, mention, finding, sites))
         (neutral if finding.neutral else found).append(item)
+    _share_status(found)
     if found:
         return found
     limited = sentence.has_remark("limitation")
@@ -77,16 +81,42 @@ def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
     return False
 
 
-def _families(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm, sites: Sequence[Site]) -> set[str]:
+def _is_item_number(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """"Nodule 3: ..." numbers an item of a list."""
+    after = sentence.lemmas[mention.last : mention.last + 2]
+    return mention.first == 0 and len(after) == 2 and after[0].isdigit() and after[1] == ":"
+
+
+def _is_not_assessed(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """"Urethral injury not assessed" asserts nothing."""
+    for remark in sentence.remarks:
+        if "limitation" in remark.kinds and mention.last <= remark.first <= mention.last + 2:
+            words = sentence.lemmas[remark.first : remark.last]
+            return bool({"assessed", "evaluated", "included", "imaged"} & set(words))
+    return False
+
+
+def _share_status(found: Sequence[_Found]) -> None:
+    """A finding right before another one describes it ("infiltrating mass", "calcified nodule") and shares its status."""
+    for item, following in reversed(list(pairwise(found))):
+        if item.mention.last == following.mention.first:
+            item.status = following.status
+
+
+def _where(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm, sites: Sequence[Site]) -> set[str]:
     """Anatomy of the finding: named in its part of the sentence, else implied by it, else named before it."""
     first, last = _part(sentence, mention.first, mention.last)
-    named = {s.family for s in sites if s.finding is None and first <= s.first < last}
-    if named:
-        return named
-    if finding.structures:
-        return {s.family for s in finding.structures}
-    before = [s.family for s in sites if s.finding is None and s.last <= mention.first]
-    return set(before[-1:])
+    named = [s for s in sites if s.finding is None and first <= s.first < last]
+    if finding.structures is not None:
+        families = {s.family for s in finding.structures} | {s for s in finding.names}
+        named = [s for s in named if s.family in families]
+        implied = [s for s in sites if s.finding is finding]
+        return _places(named or implied) or {s.family for s in finding.structures}
+    return _places(named) or _places([s for s in sites if s.finding is None and s.last <= mention.first][-1:])
+
+
+def _places(sites: Sequence[Site]) -> set[str]:
+    return set().union(*(s.segments or {s.family} for s in sites))
 
 
 def _part(sentence: TokenizedSentence, first: int, last: int) -> tuple[int, int]:
@@ -103,7 +133,18 @@ def _separates(sentence: TokenizedSentence, index: int) -> bool:
     owner, word = sentence.owner[index], sentence.lemmas[index]
     if word == "--" or (owner is not None and "scope_end" in owner.kinds and word != ":"):
         return True
-    return word in (",", "and") and sentence.is_new_phrase(index + 1)
+    if word not in (",", "and"):
+        return False
+    return sentence.is_new_phrase(index + 1) or _another_subject(sentence, index)
+
+
+def _another_subject(sentence: TokenizedSentence, index: int) -> bool:
+    """"Bladder fine, prostate enlarged": after what was said of one structure comes the next structure."""
+    before = next((m for m in reversed(sentence.owner[max(0, index - 6) : index]) if m is not None), None)
+    after = next((m for m in sentence.owner[index + 1 : index + 5] if m is not None), None)
+    if before is None or after is None or not {"normal", "finding"} & set(before.kinds):
+        return False
+    return "anatomy" in after.kinds or "stem" in after.kinds
 
 
 def _removed_organs(
@@ -134,8 +175,8 @@ def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequ
             continue
         if not others:
             return True
-        subject = _subject(sentence, mention, sites)
-        if subject and not any(subject & item.families for item in found):
+        subject, other_side = _subject(sentence, mention, sites)
+        if other_side or (subject and not any(subject & item.where for item in found)):
             return True
     return False
 
@@ -145,12 +186,14 @@ def _is_denied(sentence: TokenizedSentence, mention: Mention) -> bool:
     return bool({"not", "than", "abnormally", "without"} & set(before))
 
 
-def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site]) -> set[str]:
-    """Families of the structures that are called normal: before the word in its part of the sentence, else after it."""
+def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site]) -> tuple[set[str], bool]:
+    """What is called normal: named before the word in its part of the sentence, else after it; and whether only a side is."""
     first, last = _part(sentence, mention.first, mention.last)
     named = [s for s in sites if s.finding is None]
-    before = {s.family for s in named if first <= s.first < mention.first}
-    return before or {s.family for s in named if mention.last <= s.first < min(last, mention.last + 6)}
+    before = [s for s in named if first <= s.first < mention.first]
+    subject = _places(before or [s for s in named if mention.last <= s.first < min(last, mention.last + 6)])
+    side_only = not subject and any(w in sentence.lexicon.sides for w in sentence.lemmas[first : mention.first])
+    return subject, side_only
 
 
 def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> list[ReportFinding]:

@@ -31,7 +31,7 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
 
     Implied sites that the heading contradicts or narrows are changed in ``sites``.
     """
-    if any(s.finding is None for s in sites) or sentence.has_remark("communication"):
+    if any(s.finding is None for s in sites) or sentence.is_communication:
         return []
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
     if any(f.structures == () for f in findings):

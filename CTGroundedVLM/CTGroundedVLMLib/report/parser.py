@@ -64,12 +64,12 @@ class _SentenceReader:
         if section not in _LINKED:
             return Sentence(start, end, section, measurements=measurements, citations=citations)
         sentence = read_sentence(self._lexicon, self._folded, start, end)
-        if section == "impression" and sentence.has_remark("communication") and not passage.bullet:
+        if section == "impression" and sentence.is_communication and not passage.bullet:
             section = "other"
         sites = find_sites(sentence)
         inherited = inherited_sites(sentence, sites, self._context)
         findings = find_findings(sentence, sites, inherited)
-        linked = [] if sentence.has_remark("communication") else [*sites, *inherited]
+        linked = [] if sentence.is_communication else [*sites, *inherited]
         self._context.previous, self._context.fresh = (linked, False) if linked or sites else ([], False)
         return Sentence(
             start, end, section, segments=_segments(sentence, linked), findings=findings, measurements=measurements,

@@ -29,6 +29,14 @@ class TokenizedSentence:
         """Whether the sentence holds a remark of ``kind`` ("recommendation", "communication", ...)."""
         return any(kind in remark.kinds for remark in self.remarks)
 
+    @property
+    def is_communication(self) -> bool:
+        """Whether the sentence tells who was told what; not where that is only appended (", d/w Dr. X")."""
+        for remark in self.remarks:
+            if "communication" in remark.kinds:
+                return remark.first == 0 or self.lemmas[remark.first - 1] not in (",", ";", "--", "-", ".", "(")
+        return False
+
     def is_new_phrase(self, index: int) -> bool:
         """Whether the token begins a new noun phrase or predicate, so that it does not continue a list."""
         grammar = self.lexicon.grammar

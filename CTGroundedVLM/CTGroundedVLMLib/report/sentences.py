@@ -93,7 +93,7 @@ def _full_stop_ends(word: str, following: str, text: str, position: int) -> bool
     if word in rules.months and following[0].isdigit():
         return False
     if word in rules.units:
-        return upper and not (text[position - 1].isupper() and next_lower not in rules.starters)
+        return upper
     if word in rules.abbreviations:
         return upper and next_lower in rules.starters and word not in ("vs", "e.g", "i.e", "approx", "cf")
     if len(word) == 1 and word.isalpha():

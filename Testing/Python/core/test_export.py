@@ -175,11 +175,16 @@ def test_a_failure_midway_leaves_the_former_result_and_nothing_else(tmp_path, mo
         assert str(output) in str(raised.value)
 
 
-@pytest.mark.parametrize("moves_done", [0, 1, 5, 9])
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Files with their content, and folders."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("moves_done", [0, 1, 3, 6, 9, 14])
 def test_a_failure_while_files_are_exchanged_is_undone(tmp_path, monkeypatch, moves_done):
     output = tmp_path / "out"
-    write_result(a_result(), output)
-    before = content(tmp_path)
+    write_result(a_result(), output, pictures=False)  # 6 files give way, 11 come
+    before = everything(tmp_path)
     rename, count = Path.rename, 0
 
     def failing(self, target):
@@ -192,8 +197,28 @@ def test_a_failure_while_files_are_exchanged_is_undone(tmp_path, monkeypatch, mo
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OutputError, match="permission"):
         write_result(a_result(trained=False), output)
-    assert content(tmp_path) == before
-    assert list(tmp_path.iterdir()) == [output]
+    assert everything(tmp_path) == before
+
+
+def test_former_files_that_cannot_be_moved_back_are_kept_and_named(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    write_result(a_result(), output, heatmap_files=False, pictures=False)
+    before = content(output)
+    rename = Path.rename
+
+    def failing(self, target):
+        broken = Path(target).name == "index.html" and Path(target).parent == output  # neither in nor back
+        if broken:
+            raise PermissionError(errno.EACCES, "in use")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError) as raised:
+        write_result(a_result(trained=False), output, heatmap_files=False, pictures=False)
+    kept = next(tmp_path.glob(".out.former-*"))
+    assert str(kept) in str(raised.value)
+    assert content(kept) == {"index.html": before["index.html"]}
+    assert content(output) == {name: data for name, data in before.items() if name != "index.html"}
 
 
 def test_a_failure_in_a_new_place_leaves_nothing(tmp_path, monkeypatch):
@@ -315,6 +340,27 @@ def test_a_folder_without_write_permission_is_refused(tmp_path):
 def test_missing_permission_is_refused_before_the_computation(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     refused(tmp_path / "out", "permission")
+
+
+def test_a_loop_of_links_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OutputError, match="Name another folder"):
+        check_output(tmp_path / "a")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    refused(tmp_path / ("x" * 300), "Name another folder")
+
+
+def test_a_folder_among_the_listed_files_is_left_with_what_it_holds(tmp_path):
+    output = tmp_path / "out"
+    write_result(a_result(), output)
+    document = json.loads((output / "results.json").read_bytes())
+    (output / "results.json").write_text(json.dumps(document | {"files": [*document["files"], "heatmaps"]}))
+    (output / "heatmaps" / "mine.txt").write_text("keep")
+    write_result(a_result(), output)
+    assert (output / "heatmaps" / "mine.txt").read_text() == "keep"
 
 
 def test_absent_empty_and_former_folders_are_accepted(tmp_path, written):

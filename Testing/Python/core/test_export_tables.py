@@ -206,6 +206,18 @@ def test_the_table_of_findings_holds_every_number():
     assert (table[3]["probability"], table[3]["margin"], table[3]["reason"]) == ("", "", "not in the segmentation")
 
 
+def test_a_question_that_the_registry_asks_too_keeps_its_own_heat_map_and_score():
+    result = a_result()
+    own = FindingScore("liver", "hepatic steatosis", 0.25, -1.1, False, None, ("x",), ("not x",), "prompt")
+    heatmaps = (result.heatmaps[0], *result.heatmaps)  # questions come first
+    made = plan(dataclasses.replace(result, findings=(*result.findings, own), heatmaps=heatmaps))
+    table = rows(findings_csv(made))
+    assert table[5]["heatmap"] == "heatmaps/liver_hepatic-steatosis.nii.gz"
+    assert table[0]["heatmap"] == "heatmaps/liver_hepatic-steatosis-2.nii.gz"
+    assert [made.score_of_heatmap[n].probability for n in (0, 1, 2)] == [0.25, 0.8125, 0.25]
+    assert made.score_of_heatmap[2].finding == "Lung nodule"
+
+
 def test_formulas_are_defused_and_negative_numbers_are_not():
     table = rows(findings_csv(plan(a_result())))
     assert (table[2]["finding"], table[2]["positive"], table[2]["negative"]) == ("'=1+1", "'=1+1", "'-2")

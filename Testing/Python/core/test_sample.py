@@ -8,9 +8,9 @@ import pytest
 from CTGroundedVLMLib import anatomy
 from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.sample import make_phantom
-from CTGroundedVLMLib.sample_canvas import SPACING_IJK
-from CTGroundedVLMLib.sample_findings import ABDOMEN_KINDS, CHEST_KINDS, choose_kinds
-from CTGroundedVLMLib.sample_report import size_text
+from CTGroundedVLMLib.sample.canvas import SPACING_IJK
+from CTGroundedVLMLib.sample.findings import ABDOMEN_KINDS, CHEST_KINDS, choose_kinds
+from CTGroundedVLMLib.sample.report import size_text
 
 VOXEL_ML = float(np.prod(SPACING_IJK)) / 1000
 # Findings that do not share a place, so that two phantoms hold every kind.

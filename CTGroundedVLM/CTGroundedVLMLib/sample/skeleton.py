@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from .sample_canvas import Canvas, Point, Region
-from .sample_trunk import Trunk, cavity_at
+from .canvas import Canvas, Point, Region
+from .trunk import Trunk, cavity_at
 
 # Lower edge of each vertebra with the disc below it, in mm above the lower end of the scan.
 _LEVELS = (

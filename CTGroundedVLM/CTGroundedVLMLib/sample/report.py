@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .sample_findings import PlantedFinding
+from .findings import PlantedFinding
 
 # One template is chosen per finding; {size} is the measured size.
 _PRESENT: dict[str, tuple[str, ...]] = {

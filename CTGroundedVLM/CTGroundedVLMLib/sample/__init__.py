@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its usual name)
 
-from .anatomy import findings as registry_findings
-from .errors import InputError, OutputError
-from .sample_abdomen import Abdomen
-from .sample_canvas import ORIGIN_LPS, SPACING_IJK, Canvas
-from .sample_chest import Chest
-from .sample_findings import ABDOMEN_KINDS, CHEST_KINDS, PlantedFinding, Planter, choose_kinds
-from .sample_report import write_report
-from .sample_skeleton import Skeleton
-from .sample_trunk import Trunk
+from ..anatomy import findings as registry_findings
+from ..errors import InputError, OutputError
+from .abdomen import Abdomen
+from .canvas import ORIGIN_LPS, SPACING_IJK, Canvas
+from .chest import Chest
+from .findings import ABDOMEN_KINDS, CHEST_KINDS, PlantedFinding, Planter, choose_kinds
+from .report import write_report
+from .skeleton import Skeleton
+from .trunk import Trunk
 
 GENERATOR = "CTGroundedVLM synthetic sample"
 _NOISE_HU = 9.0

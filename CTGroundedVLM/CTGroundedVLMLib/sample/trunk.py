@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sample_canvas import Canvas, Region
+from .canvas import Canvas, Region
 
 LOBES = (
     "lung_upper_lobe_left",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its usual name)
 
-from .anatomy import segment
-from .sample_abdomen import ADRENALS, GALLBLADDER_CENTRE, KIDNEYS
-from .sample_canvas import ORIGIN_LPS, SPACING_IJK, Box, Canvas, Region
-from .sample_chest import AORTA, AORTA_RADII, LAD, Chest
-from .sample_trunk import LOBES, Trunk
+from ..anatomy import segment
+from .abdomen import ADRENALS, GALLBLADDER_CENTRE, KIDNEYS
+from .canvas import ORIGIN_LPS, SPACING_IJK, Box, Canvas, Region
+from .chest import AORTA, AORTA_RADII, LAD, Chest
+from .trunk import LOBES, Trunk
 
 _SIDES = {"left": 1, "right": -1}
 # Kinds of which every sample holds at least one: those of the organs that the released model scores.

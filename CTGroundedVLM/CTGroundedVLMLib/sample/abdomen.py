@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sample_canvas import Canvas, Point, Region
-from .sample_trunk import Trunk, smooth_min
+from .canvas import Canvas, Point, Region
+from .trunk import Trunk, smooth_min
 
 GALLBLADDER_CENTRE: Point = (-50, -50, 84)
 KIDNEYS: dict[str, Point] = {"left": (63, 40, 82), "right": (-62, 40, 66)}

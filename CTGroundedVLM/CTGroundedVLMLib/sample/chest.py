@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .anatomy import segment
-from .sample_canvas import Canvas, Point, Region
-from .sample_trunk import LOBES, Trunk
+from ..anatomy import segment
+from .canvas import Canvas, Point, Region
+from .trunk import LOBES, Trunk
 
 _BLOOD = 41.0
 _AORTA_DESCENDING = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import segment
+from ..anatomy import segment
 
 SHAPE_KJI = (150, 188, 248)
 SPACING_IJK = (1.5, 1.5, 2.5)  # mm
