@@ -56,9 +56,8 @@ class Sheet:
         align: str = "left",
     ) -> None:
         """One line of text, centred vertically on ``y``. Dollar signs are dollar signs, never mathematics."""
-        text = "".join(
-            c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-        )  # the renderer fails on some
+        # control characters and lone surrogates would make the renderer fail
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
         self.figure.text(
             x / WIDTH_PX, 1 - y / self.height_px, text, fontsize=size, color=colour, weight=weight, ha=align, va="center",
             family=_families(), parse_math=False,
@@ -111,17 +110,9 @@ class Sheet:
     def stamp(self, word: str) -> None:
         """Write one word across the whole sheet."""
         self.figure.text(
-            0.5,
-            0.53,
-            word,
-            fontsize=0.098 * self.height_px,
-            weight="bold",
-            color="#FF3B30",
-            alpha=0.48,
-            rotation=38,
-            ha="center",
-            va="center",
-        )
+            0.5, 0.53, word, fontsize=0.098 * self.height_px, weight="bold", color="#FF3B30", alpha=0.48, rotation=38,
+            ha="center", va="center",
+        )  # fmt: skip
 
     def pixels(self) -> np.ndarray:
         """The finished sheet, (H, W, 3) uint8."""

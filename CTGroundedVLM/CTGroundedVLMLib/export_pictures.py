@@ -166,7 +166,7 @@ def _explain_evidence(sheet: Sheet, heatmap: Heatmap, limit: float) -> None:
 
 
 def draw_segments(scene: Scene, segments: Sequence[str], centre_ijk: tuple[int, int, int] | None) -> np.ndarray:
-    """The planes through ``centre_ijk``, or through the segments' largest slice, with numbered outlines.
+    """The planes through ``centre_ijk``, or through the slice that shows most of the segments; numbered outlines.
 
     The segments are numbered from 1 in the order given. Returns: (H, W, 3) uint8.
     """
@@ -239,14 +239,14 @@ def _best_voxel(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def evidence_colours() -> LinearSegmentedColormap:
     """Blue (against) through transparent (nothing) to orange (for): told apart under every colour blindness."""
-    against, none_a, none_f, support = (
-        (0.35, 0.85, 1.0, 0.85),
-        (0.1, 0.25, 0.9, 0.0),
-        (0.85, 0.15, 0.0, 0.0),
-        (1.0, 0.8, 0.2, 0.85),
-    )
-    blue, red = (0.12, 0.4, 0.95, 0.55), (0.95, 0.35, 0.05, 0.55)
-    stops = [(0.0, against), (0.3, blue), (0.5, none_a), (0.5, none_f), (0.7, red), (1.0, support)]
+    stops = [
+        (0.0, (0.35, 0.85, 1.0, 0.85)),
+        (0.3, (0.12, 0.4, 0.95, 0.55)),
+        (0.5, (0.1, 0.25, 0.9, 0.0)),
+        (0.5, (0.85, 0.15, 0.0, 0.0)),
+        (0.7, (0.95, 0.35, 0.05, 0.55)),
+        (1.0, (1.0, 0.8, 0.2, 0.85)),
+    ]
     return LinearSegmentedColormap.from_list("evidence", stops, N=511)
 
 

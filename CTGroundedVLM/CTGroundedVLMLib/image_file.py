@@ -22,6 +22,7 @@ from .nifti import NiftiHeader, is_nifti_2, read_nifti_header, read_nifti_pixels
 Progress = Callable[[str, float], None]  # what is being done, and how much of it (0..1)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+ORIENTATION_TOLERANCE_MM = 0.5
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -45,6 +46,21 @@ class ImageHeader:
             return ""
         return (
             f"(The file's header has scl_inter = {self.nifti.intercept:g}, which was applied when the file was read.)"
+        )
+
+    @property
+    def orientation_note(self) -> str:
+        """A warning where the NIfTI header's sform and the grid that is used place the volume differently; else empty."""
+        if not self.nifti or self.nifti.sform is None or self.ijk_to_ras is None:
+            return ""
+        corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+        corners[:, :3] *= np.array(self.size_ijk) - 1
+        apart = float(np.linalg.norm(corners @ (self.nifti.sform - self.ijk_to_ras).T, axis=1).max())
+        if apart < ORIENTATION_TOLERANCE_MM:
+            return ""
+        return (
+            f"{self.what} holds two positions (qform and sform) that differ by up to {apart:.1f} mm; the qform is used. "
+            "Programs that use the sform place it elsewhere."
         )
 
 
@@ -86,6 +102,8 @@ def read_header(path: Path, what: str, error: type[InputError]) -> ImageHeader:
         raise error(f"{what} is damaged: {exc}. Copy or export it again.") from exc
     if nifti and min(nifti.pixdim[: reader.GetDimension()]) <= 0:
         guards.check_spacing(what, nifti.pixdim, error)  # ITK makes 1 mm of 0, and an axis reversed of a negative size
+    if nifti and nifti.sform is not None and reader.GetDimension() == 3:
+        guards.check_geometry(what, nifti.sform, error)  # a sheared sform: ITK would take the qform without a word
     return ImageHeader(
         path=path,
         what=what,

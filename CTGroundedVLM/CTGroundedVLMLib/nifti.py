@@ -23,6 +23,7 @@ _LAYOUT = {
     "scale": (112, "2f"),
     "qform_code": (252, "h"),
     "sform_code": (254, "h"),
+    "srow": (280, "12f"),
 }
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _START_BYTES = 1 << 16  # holds the header and its extensions
@@ -34,7 +35,8 @@ _GZIP = 31  # zlib's window size that stands for the gzip format; it compares th
 class NiftiHeader:
     """What ITK does not hand on.
 
-    ``pixdim``: voxel size as stored, also where it is not above 0. ``start``: the header's bytes with its extensions.
+    ``pixdim``: voxel size as stored, also where it is not above 0. ``sform``: (4, 4) ijk to RAS, None where it is not set;
+    ITK silently takes the qform where the sform is sheared. ``start``: the header's bytes with its extensions.
     """
 
     dtype: np.dtype
@@ -43,6 +45,7 @@ class NiftiHeader:
     slope: float
     intercept: float
     has_orientation: bool
+    sform: np.ndarray | None
     start: bytes
 
 
@@ -81,6 +84,7 @@ def _header(field: dict[str, tuple[float, ...]], order: str, start: bytes) -> Ni
         vox_offset=vox_offset,
         slope=slope,
         intercept=intercept,
+        sform=np.vstack([np.reshape(field["srow"], (3, 4)), (0, 0, 0, 1)]) if field["sform_code"][0] > 0 else None,
         has_orientation=field["qform_code"][0] > 0 or field["sform_code"][0] > 0,
         start=start[:vox_offset],
     )

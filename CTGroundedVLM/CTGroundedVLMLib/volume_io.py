@@ -71,6 +71,8 @@ def _read_ct_file(path: Path, progress: Progress | None) -> Volume:
             f"{what} does not say how its axes lie in the patient (qform and sform are 0): left-posterior-superior "
             "is assumed, so left and right may be swapped.",
         )
+    if header.orientation_note:
+        warnings += (header.orientation_note,)
     if progress:
         progress(f"Read {what}", 1.0)
     sha256 = image_file.sha256_of([path])

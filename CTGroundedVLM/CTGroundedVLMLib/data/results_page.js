@@ -19,6 +19,7 @@
   // ---- pictures
 
   function showFigure(number) {
+    clearTimeout(hoverTimer); // what was asked for last wins
     if (figure) figure.hidden = true;
     figure = figures[number] || null;
     if (figure) figure.hidden = false;

@@ -334,11 +334,12 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
 
 
 def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[Site], implied: list[Site]) -> bool:
-    """A pleural finding is not narrowed by a lobe in the sentence, only by what it is attached to or a side given before."""
+    """A denied effusion or pneumothorax is denied on both sides, whatever lobe the sentence names."""
     if any(_is_attached(sentence, site, s) and site.side in (None, s.side) for s in family):
         return True
-    sided = any(s.side in SIDES for s in implied if s.finding is not None and s.finding.whole)
-    return site.side is None and sided and not is_negated_before(sentence, site.first)
+    if site.side is not None or is_negated_before(sentence, site.first):
+        return False
+    return bool(family) or any(s.side in SIDES for s in implied if s.family == site.family)
 
 
 def _governs(sentence: TokenizedSentence, other: Site, site: Site) -> bool:

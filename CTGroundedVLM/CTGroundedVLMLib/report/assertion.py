@@ -99,6 +99,8 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
             return False
         if word == ")" and "(" not in sentence.lemmas[last:index]:
             return False
+        if word == "(" and kind == "uncertain_after":
+            return False
         if word == ",":
             commas += 1
             apposition = commas > 1 and index + 1 < len(sentence.lemmas) and sentence.lemmas[index + 1] in _AUXILIARY
@@ -118,7 +120,7 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
     if kind != "uncertain_after":
         return True
     following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
-    ends = following in ("", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "--")
+    ends = following in ("", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "over", "--")
     return ends and (cue.first - last <= 12)
 
 

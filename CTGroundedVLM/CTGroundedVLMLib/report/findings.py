@@ -10,11 +10,12 @@ from ..types import ReportFinding
 from .anatomy_mentions import Site
 from .assertion import status_of
 from .finding_names import names_of
-from .lexicon import FindingTerm, Mention
+from .laterality import side_of
+from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 
 NORMAL = ReportFinding("abnormality", "absent")
-_ABSENCE_VERBS = frozenset({"is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":"})
+_ABSENCE_VERBS = frozenset({"is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed", "seen", "visualized", "in", "its", "location", "(", "due", "to", "secondary", "and", "localization"})
 
 
 @dataclass(slots=True)
@@ -63,9 +64,7 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
     _share_status(found)
     if found:
         return found
-    limited = sentence.has_remark("limitation")
-    normal = any("normal" in m.kinds for m in sentence.mentions)
-    return [] if limited or normal else neutral
+    return [] if sentence.has_remark("limitation") else neutral
 
 
 def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
@@ -112,7 +111,10 @@ def _where(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm, 
         named = [s for s in named if s.family in families]
         implied = [s for s in sites if s.finding is finding]
         return _places(named or implied) or {s.family for s in finding.structures}
-    return _places(named) or _places([s for s in sites if s.finding is None and s.last <= mention.first][-1:])
+    places = _places(named) or _places([s for s in sites if s.last <= mention.first][-1:])
+    side = side_of(sentence, mention.first, mention.last, weak=True)
+    on_side = {p for p in places if f"_{side}" in p} if side in SIDES else set()
+    return on_side or places
 
 
 def _places(sites: Sequence[Site]) -> set[str]:
@@ -159,7 +161,7 @@ def _removed_organs(
         before = [s for s in sites if s.finding is None and s.last <= mention.first and s.id in operations]
         if before:
             gap = sentence.lemmas[before[-1].last : mention.first]
-            if all(w in _ABSENCE_VERBS or w in sentence.lexicon.sides or w in ("and", "surgically") for w in gap):
+            if all(w in _ABSENCE_VERBS or w in sentence.lexicon.sides for w in gap):
                 names.append(operations[before[-1].id])
         elif mention.first == 0 and not found:
             names += [operations[s.id] for s in context if s.id in operations][:1]
@@ -176,7 +178,7 @@ def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequ
         if not others:
             return True
         subject, other_side = _subject(sentence, mention, sites)
-        if other_side or (subject and not any(subject & item.where for item in found)):
+        if other_side or subject - set().union(*(item.where for item in found)):
             return True
     return False
 
@@ -192,8 +194,8 @@ def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site
     named = [s for s in sites if s.finding is None]
     before = [s for s in named if first <= s.first < mention.first]
     subject = _places(before or [s for s in named if mention.last <= s.first < min(last, mention.last + 6)])
-    side_only = not subject and any(w in sentence.lexicon.sides for w in sentence.lemmas[first : mention.first])
-    return subject, side_only
+    previous = sentence.lemmas[mention.first - 1] if mention.first > first else ""
+    return subject, not subject and sentence.lexicon.sides.get(previous) in SIDES
 
 
 def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> list[ReportFinding]:

@@ -90,11 +90,26 @@ def _level_at(sentence: TokenizedSentence, index: int) -> int | None:
     after = sentence.lemmas[index + 1] if index + 1 < len(sentence.lemmas) else ""
     if before in _NOT_SPINE_BEFORE or after in _NOT_SPINE_AFTER or before in _SEGMENT_OF_LIVER:
         return None
-    if word[0] == "t" and re.match(r"n[0-3x]", after):
+    if word[0] == "t" and (re.match(r"[nm][0-3x]", after) or _looks_like_stage(sentence, index)):
         return None
     if word[0] == "d" and not _looks_dorsal(sentence, index):
         return None
     return place
+
+
+def _looks_like_stage(sentence: TokenizedSentence, index: int) -> bool:
+    """"?T3" and "at least T2" of a tumour, unless a bone is spoken of."""
+    before = sentence.lemmas[index - 1] if index else ""
+    after = sentence.lemmas[index + 1 : index + 3]
+    spine = {"vertebra", "vertebral", "body", "level", "met", "lesion", "fracture", "metastasis", "-", "endplate"}
+    return place_number(sentence.lemmas[index]) <= 4 and before in ("?", "least", "likely", "probable", "radiological") and not (
+        spine & set(after)
+    )
+
+
+def place_number(word: str) -> int:
+    """The number of a level ("t4": 4)."""
+    return int(word[1:])
 
 
 def _looks_dorsal(sentence: TokenizedSentence, index: int) -> bool:

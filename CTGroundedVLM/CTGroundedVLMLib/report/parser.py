@@ -58,7 +58,7 @@ class _SentenceReader:
 
     def read(self, start: int, end: int, passage: Passage) -> Sentence:
         """One sentence; its anatomy becomes what the next one may continue."""
-        section = passage.section
+        section = self._section_of(start, end, passage)
         measurements = find_measurements(self._folded, start, end)
         citations = find_citations(self._folded, start, end)
         if section not in _LINKED:
@@ -75,6 +75,18 @@ class _SentenceReader:
             start, end, section, segments=_segments(sentence, linked), findings=findings, measurements=measurements,
             citations=citations, comparison_only=_compares_only(sentence, sites, findings),
         )  # fmt: skip
+
+
+    def _section_of(self, start: int, end: int, passage: Passage) -> Section:
+        """The section of the passage; a dictated "Comparison is made to ..." goes on with findings in the next sentence."""
+        dictated = passage.lead or passage.section == "comparison"
+        if not dictated or passage.section in _LINKED or start <= passage.start:
+            return passage.section
+        sentence = read_sentence(self._lexicon, self._folded, start, end)
+        kinds = {k for m in sentence.mentions for k in m.kinds}
+        if {"anatomy", "stem"} & kinds and {"finding", "normal"} & kinds and not any(w.isdigit() and len(w) == 4 for w in sentence.lemmas):
+            passage.section = "findings"
+        return passage.section
 
 
 def _segments(sentence: TokenizedSentence, sites: list[Site]) -> tuple[str, ...]:

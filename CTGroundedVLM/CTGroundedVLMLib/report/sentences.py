@@ -25,12 +25,13 @@ class _Rules:
     months: frozenset[str]
     before_number: frozenset[str]
     starters: frozenset[str]
+    lower_starters: frozenset[str]
 
 
 @lru_cache(maxsize=1)
 def _rules() -> _Rules:
     data = read_data("words")
-    names = ("units", "titles", "abbreviations", "months", "before_number", "starters")
+    names = ("units", "titles", "abbreviations", "months", "before_number", "starters", "lower_starters")
     return _Rules(*(frozenset(data[name]) for name in names))
 
 
@@ -93,7 +94,7 @@ def _full_stop_ends(word: str, following: str, text: str, position: int) -> bool
     if word in rules.months and following[0].isdigit():
         return False
     if word in rules.units:
-        return upper
+        return upper or following[0].isdigit()
     if word in rules.abbreviations:
         return upper and next_lower in rules.starters and word not in ("vs", "e.g", "i.e", "approx", "cf")
     if len(word) == 1 and word.isalpha():
@@ -101,5 +102,5 @@ def _full_stop_ends(word: str, following: str, text: str, position: int) -> bool
     if _INITIALS.fullmatch(word):
         return upper and next_lower in rules.starters
     if following[0].islower():
-        return len(word) > 2 and next_lower in rules.starters | {"there's"}
+        return len(word) > 2 and next_lower in rules.lower_starters
     return True

@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -149,13 +151,46 @@ def replaced(array_of):
     def change(path):
         image = sitk.ReadImage(str(path))
         other = sitk.GetImageFromArray(array_of(sitk.GetArrayFromImage(image)))
-        other.CopyInformation(image)
+        other.SetSpacing(image.GetSpacing())
+        other.SetOrigin(image.GetOrigin())
+        other.SetDirection(image.GetDirection())
         sitk.WriteImage(other, str(path))
 
     return change
 
 
+def with_header(*edits):
+    """Overwrite float32 fields of a NIfTI header: (offset, value)."""
+
+    def change(path):
+        data = bytearray(gzip.decompress(path.read_bytes()))
+        for offset, value in edits:
+            struct.pack_into("<f", data, offset, value)
+        path.write_bytes(gzip.compress(bytes(data)))
+
+    return change
+
+
+def four_dimensional(path):
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(path))
+
+
+def coloured(path):
+    image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkUInt8)
+    sitk.WriteImage(sitk.Compose(image, image, image), str(path))
+
+
 BAD_CTS = {
+    "4D": (four_dimensional, "4D|time|dimensions"),
+    "colour": (coloured, "colour|components|values per voxel"),
+    "a text file": (lambda path: path.write_text("hello"), "ct.nii.gz"),
+    "rescaled twice": (replaced(lambda a: a - 1024), "HU|Hounsfield|rescale"),
+    "never rescaled": (replaced(lambda a: a + 1024), "HU|Hounsfield|rescale"),
+    "zero spacing": (with_header((80, 0.0)), "spacing|voxel size"),
+    "absurd spacing": (with_header((80, 900.0), (280, -900.0)), "spacing|voxel size"),
+    "sheared": (with_header((284, 0.7)), "orthonormal|shear|perpendicular|right angles"),
+    "one slice": (replaced(lambda a: a[:1]), "slice"),
     "missing": (lambda path: path.unlink(), "does not exist"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
     "truncated": (a_truncated, "truncated|incomplete|ends"),
@@ -166,8 +201,6 @@ BAD_CTS = {
 
 @pytest.mark.parametrize("name", BAD_CTS)
 def test_a_bad_ct_exits_with_3_and_writes_nothing(name, files, model, tmp_path, capsys):
-    import re
-
     ct, seg, _ = files
     change, message = BAD_CTS[name]
     change(ct)
@@ -180,7 +213,15 @@ def test_a_bad_ct_exits_with_3_and_writes_nothing(name, files, model, tmp_path, 
     assert listing(tmp_path) == before
 
 
+def elsewhere(path):
+    image = sitk.ReadImage(str(path))
+    image.SetOrigin((5000.0, 5000.0, 5000.0))
+    sitk.WriteImage(image, str(path))
+
+
 BAD_ARGUMENTS = {
+    "another patient's mask": (3, "overlap", elsewhere, ()),
+    "truncated mask": (3, "seg.nii.gz", a_truncated, ()),
     "empty mask": (3, "mask|segmentation", replaced(lambda a: np.zeros_like(a)), ()),
     "no known class": (3, "class", replaced(lambda a: np.where(a > 0, 200, 0).astype(np.uint8)), ()),
     "organs the model lacks": (3, "none of the model's organs", replaced(lambda a: np.where(a > 0, 5, 0).astype(np.uint8)), ()),
@@ -195,8 +236,6 @@ BAD_ARGUMENTS = {
 
 @pytest.mark.parametrize("name", BAD_ARGUMENTS)
 def test_other_bad_input_has_its_exit_code_and_writes_nothing(name, files, model, tmp_path, capsys):
-    import re
-
     ct, seg, _ = files
     code, message, change, extra = BAD_ARGUMENTS[name]
     if change:
@@ -207,6 +246,18 @@ def test_other_bad_input_has_its_exit_code_and_writes_nothing(name, files, model
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert "Traceback" not in error
+    assert listing(tmp_path) == before
+
+
+def test_a_ct_larger_than_the_memory_exits_with_6(files, model, tmp_path, capsys, monkeypatch):
+    import psutil
+
+    ct, seg, _ = files
+    free = type("Memory", (), {"available": 1000})()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    before = listing(tmp_path)
+    assert run("analyze", ct, "--segmentation", seg, "--model", model, "--output", tmp_path / "out") == 6
+    assert re.search(r"GiB|MiB|GB|MB", capsys.readouterr().err)
     assert listing(tmp_path) == before
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from export_cases import a_hostile_result, a_result
@@ -65,12 +66,24 @@ def test_a_click_on_a_sentence_shows_its_segments_and_picture(page):
     assert page.execute_script("return document.querySelector('figure:not([hidden]) img').naturalWidth") == 1000
 
 
+def test_the_mouse_previews_a_sentence_and_gives_back_the_clicked_one(page):
+    page.find_element(By.ID, "s1").click()
+    webdriver.ActionChains(page).move_to_element(page.find_element(By.ID, "s2")).perform()
+    time.sleep(0.4)
+    assert page.find_element(By.ID, "detail-2").is_displayed()
+    webdriver.ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
+    time.sleep(0.4)
+    assert page.find_element(By.ID, "detail-1").is_displayed()
+    assert not page.find_element(By.ID, "detail-2").is_displayed()
+
+
 def test_a_sentence_shows_the_models_scores_of_its_organs_with_heat_maps(page):
     page.find_element(By.ID, "s1").click()
     related = page.find_element(By.ID, "related")
     lines = [item.text.split("\n") for item in related.find_elements(By.TAG_NAME, "li")]
     assert [line[0] for line in lines] == ["Lung: =1+1", "Lung: Lung nodule"]
     related.find_element(By.CSS_SELECTOR, "button").click()
+    time.sleep(0.4)  # the mouse has left the report, which shows the clicked sentence again, but not over this picture
     assert shown_figures(page) == ["f1"]
     assert page.find_element(By.ID, "detail-1").is_displayed()
 

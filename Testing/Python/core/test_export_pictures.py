@@ -26,6 +26,7 @@ from CTGroundedVLMLib.export_pictures import (
 from CTGroundedVLMLib.export_plan import make_plan
 from CTGroundedVLMLib.export_planes import AXIAL, CORONAL, PLANES, SAGITTAL, DisplayGrid, Field, cut
 from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
+from CTGroundedVLMLib.volume_io import load_case
 
 AXES = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 CODES = [
@@ -120,6 +121,41 @@ def test_an_oblique_grid_is_shown_by_its_nearest_axes_and_names_its_tilt():
     assert grid.order_kji == (0, 1, 2)
     assert grid.flipped == (True, False, False)
     assert grid.tilt_degrees == pytest.approx(20)
+
+
+@pytest.mark.parametrize("name", ["abdomen", "abdomen_dicom"])
+def test_a_real_patient_is_shown_as_a_radiologist_expects(test_data, name):
+    folder = test_data / "ct" / name
+    ct = folder / ("series" if name == "abdomen_dicom" else "ct.nii.gz")
+    case = load_case(ct, folder / "segmentation.nii.gz", None)
+    here = Scene(case, "m", True)
+
+    def centre(segment: str) -> np.ndarray:
+        return np.argwhere(np.isin(here.labels, here.values([segment]))).mean(0)
+
+    assert centre("liver")[2] < centre("aorta")[2] < centre("spleen")[2]  # the liver at the viewer's left
+    assert centre("stomach")[1] < centre("vertebrae_T12")[1] < centre("autochthon_left")[1]  # the back is below
+    assert centre("vertebrae_T11")[0] < centre("vertebrae_T12")[0]  # the head is up
+    axial = panels(draw_segments(Scene(case, "m", True, {"spleen": 0}), ("spleen",), None))["Axial"].astype(int)
+    rgb = [int(SEGMENT_COLOURS[0][k : k + 2], 16) for k in (1, 3, 5)]
+    outlined = np.argwhere(np.abs(axial - rgb).max(axis=-1) < 24)
+    assert len(outlined) > 200
+
+
+def test_an_oblique_scan_and_many_segments_are_drawn():
+    names = {n + 1: f"rib_left_{n + 1}" for n in range(25)}
+    labels = np.zeros((20, 60, 100), np.uint8)
+    for n in range(25):
+        labels[5:15, 20:40, 4 * n : 4 * n + 3] = n + 1
+    matrix = np.diag([-2.0, -2.0, 4.0, 1.0])
+    matrix[:3, :3] = np.array([[0.94, -0.342, 0], [0.342, 0.94, 0], [0, 0, 1]]) @ matrix[:3, :3]
+    colours = {name: n for n, name in enumerate(names.values())}
+    picture = scene(np.zeros(labels.shape, np.int16), matrix, labels=labels, names=names, colours=colours)
+    assert picture.grid.tilt_degrees == pytest.approx(20, abs=0.1)
+    axial = panels(draw_segments(picture, tuple(names.values()), None))["Axial"].astype(int)
+    for colour in SEGMENT_COLOURS:
+        rgb = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        assert (np.abs(axial - rgb).max(axis=-1) < 24).sum() > 20
 
 
 def test_the_letters_are_those_of_radiological_convention():

@@ -122,6 +122,16 @@ def test_a_nifti_without_orientation_is_read_with_a_warning(tmp_path):
     assert "left and right may be swapped" in ct.warnings[0]
 
 
+def test_a_qform_and_an_sform_that_place_the_scan_differently_are_reported(tmp_path):
+    path = written(tmp_path / "scan.nii", an_image(direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)))
+    assert read_ct(path).warnings == ()
+    stored = struct.unpack_from("<12f", path.read_bytes(), 280)
+    moved = (stored[0] * 1.5, *stored[1:])  # along i, 20 voxels of 0.7 mm: 6.65 mm at the far end
+    warnings = read_ct(patched(path, (252, "hh", (1, 2)), (280, "12f", moved))).warnings
+    assert len(warnings) == 1
+    assert "qform and sform" in warnings[0]
+
+
 def test_one_time_point_is_a_volume(tmp_path):
     path = patched(tmp_path / "scan.nii", (40, "8h", (4, 20, 24, 10, 1, 1, 1, 1)))
     assert read_ct(path).array_kji.shape == (10, 24, 20)
@@ -226,6 +236,7 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ([(252, "hh", (0, 1)), (280, "12f", (1, 0.3, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0))], "not at right angles"),
         ([(252, "hh", (0, 1)), (280, "12f", (0,) * 12)], "not at right angles"),
+        ([(252, "hh", (1, 1)), (280, "12f", (1, 0.3, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0))], "not at right angles"),
         ([(80, "f", (0.0,))], "has voxels of 0 × 0.8 × 2.5 mm"),
         ([(80, "f", (-0.7,))], "has voxels of -0.7 × 0.8 × 2.5 mm"),
         ([(80, "3f", (0.7e-3, 0.8e-3, 2.5e-3)), (252, "hh", (1, 0))], "has voxels of 0.0007 × 0.0008 × 0.0025 mm"),
