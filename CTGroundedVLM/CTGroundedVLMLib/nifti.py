@@ -15,6 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+    from isal import isal_zlib as fast_zlib  # inflates almost twice as fast
+except ImportError:  # in 3D Slicer's own Python, before packages are installed
+    fast_zlib = zlib
+
 _HEADER_BYTES = 348  # also the header's first number; NIfTI-2, which ITK does not read, has 540
 _LAYOUT = {
     "datatype": (70, "h"),
@@ -127,21 +132,29 @@ def _start(path: Path) -> bytes:
     """The first bytes of the content, as many as a truncated file still holds."""
     with path.open("rb") as file:
         data = file.read(_START_BYTES)
-    return zlib.decompressobj(_GZIP).decompress(data, _START_BYTES) if _is_compressed(path) else data
+    return _inflate(fast_zlib.decompressobj(_GZIP), data, _START_BYTES) if _is_compressed(path) else data
+
+
+def _inflate(stream: object, data: bytes, limit: int = 0) -> bytes:
+    """One piece of a gzip stream (all of it, or ``limit`` bytes). Raises zlib.error, whichever library inflates."""
+    try:
+        return stream.decompress(data, limit) if limit else stream.decompress(data)
+    except fast_zlib.error as error:
+        raise zlib.error(str(error)) from error
 
 
 def _content(path: Path) -> Iterator[memoryview]:
     """The content piece by piece. Twice as fast as the gzip module of Python 3.11, which inflates 8 KiB at a time."""
     compressed = _is_compressed(path)
-    inflate = zlib.decompressobj(_GZIP)
+    stream = fast_zlib.decompressobj(_GZIP)
     with path.open("rb") as file:
         while data := file.read(_PIECE_BYTES):
             while compressed and data:
-                yield memoryview(inflate.decompress(data))
-                data = inflate.unused_data.lstrip(b"\0")  # another member, as bgzip writes them, or padding
-                if inflate.eof and data:
-                    inflate = zlib.decompressobj(_GZIP)
+                yield memoryview(_inflate(stream, data))
+                data = stream.unused_data.lstrip(b"\0")  # another member, as bgzip writes them, or padding
+                if stream.eof and data:
+                    stream = fast_zlib.decompressobj(_GZIP)
             if not compressed:
                 yield memoryview(data)
-    if compressed and not inflate.eof:
+    if compressed and not stream.eof:
         raise EOFError("it ends in the middle of its compressed data")

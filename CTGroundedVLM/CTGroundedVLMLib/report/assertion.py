@@ -134,7 +134,7 @@ def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
             return False
         if word in (",", ".", "(") or (word in ("and", "with") and sentence.is_new_phrase(index + 1)) or word == "with":
             return False
-        if word in sentence.lexicon.grammar["verbs"]:
+        if word in _AUXILIARY:
             return False
     return False
 
@@ -147,13 +147,21 @@ def _uncertain_before(sentence: TokenizedSentence, mention: Mention) -> bool:
         word, kinds = sentence.lemmas[index], _kinds(sentence, index)
         if "uncertain_before" in kinds:
             return not _only_describes(sentence, sentence.owner[index], first)
-        if kinds & {"scope_end", "cause", "negation_after", "historical_after", "uncertain_after"}:
+        if "cause" in kinds and not _doubts_cause(sentence, sentence.owner[index]):
+            return False
+        if kinds & {"scope_end", "negation_after", "historical_after", "uncertain_after"}:
             return False
         if word == "with" or (word == "and" and sentence.is_new_phrase(index + 1)):
             return False
         if word == "," and not _continues_alternatives(sentence, index, first, mention.last):
             return False
     return False
+
+
+def _doubts_cause(sentence: TokenizedSentence, cause: Mention) -> bool:
+    """"Possibly due to cystitis" doubts the cystitis; "likely related to a distended bladder" only the relation."""
+    before = sentence.owner[cause.first - 1] if cause.first else None
+    return before is not None and "uncertain_before" in before.kinds and sentence.lemmas[cause.first] in ("due", "secondary", "from")
 
 
 def _continues_alternatives(sentence: TokenizedSentence, index: int, first: int, last: int) -> bool:

@@ -64,7 +64,8 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
     _share_status(found)
     if found:
         return found
-    return [] if sentence.has_remark("limitation") else neutral
+    normal = any("normal" in m.kinds for m in sentence.mentions)
+    return [] if normal or sentence.has_remark("limitation") else neutral
 
 
 def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
@@ -222,5 +223,5 @@ def _is_content(sentence: TokenizedSentence, index: int, word: str) -> bool:
         return False
     return not any(
         word in grammar[name]
-        for name in ("verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated")
+        for name in ("verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated", "positions")
     )

@@ -48,6 +48,17 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
     return _on_side(sentence, source)
 
 
+def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:
+    """"The ventricles" are those of the brain where the brain is spoken of."""
+    near = [*sites, *context.previous, *(context.heading or ())]
+    if not any(s.id == "ventricle" for s in sites) or not any(s.family == "brain" for s in near):
+        return
+    brain = sentence.lexicon.structures["brain"]
+    for site in sites:
+        if site.id == "ventricle":
+            site.structure, site.family, site.segments = brain, "brain", brain.segments(None)
+
+
 def _source(sentence: TokenizedSentence, context: Context, findings: Sequence[FindingTerm]) -> list[Site]:
     grammar = sentence.lexicon.grammar
     opening = sentence.lemmas[:2]

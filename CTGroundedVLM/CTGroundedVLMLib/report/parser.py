@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..types import Report, Section, Sentence
 from .anatomy_mentions import Site, find_sites
 from .findings import find_findings
-from .inheritance import Context, inherited_sites
+from .inheritance import Context, inherited_sites, settle_ventricles
 from .lexicon import FindingTerm, load_lexicon
 from .measurements import find_citations, find_measurements
 from .sections import Passage, read_layout
@@ -67,6 +67,7 @@ class _SentenceReader:
         if section == "impression" and sentence.is_communication and not passage.bullet:
             section = "other"
         sites = find_sites(sentence)
+        settle_ventricles(sentence, sites, self._context)
         inherited = inherited_sites(sentence, sites, self._context)
         findings = find_findings(sentence, sites, inherited)
         linked = [] if sentence.is_communication else [*sites, *inherited]

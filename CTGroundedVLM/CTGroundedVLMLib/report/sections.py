@@ -182,7 +182,8 @@ class _Reader:
             return None
         match = _LEAD.match(fold(self.text[start : min(end, start + 60)]))
         leads = _headings().leads
-        if match and match.group(1) in leads and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper()):
+        early = not any(p.section not in _BEFORE_FINDINGS for p in self.passages)
+        if match and match.group(1) in leads and (early or leads[match.group(1)] not in _BEFORE_FINDINGS) and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper()):
             after = start + match.end()
             self._open(leads[match.group(1)])
             if match.group(0).rstrip()[-1] in "-–":
