@@ -161,7 +161,7 @@ def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
         for source, target in reversed(done):
             with suppress(OSError):  # one file that is stuck must not keep the others from going back
                 if os.path.lexists(target) and not os.path.lexists(source):
-                    pass
+                    target.rename(source)
         _remove_empty(made)
         raise
 

@@ -17,6 +17,7 @@ from .export_labels import (
     organ_display,
     score_reason,
     segment_display,
+    short_hash,
 )
 from .export_plan import ExportPlan, PlannedPicture, probability_words
 from .types import Sentence, SentenceLink
@@ -41,10 +42,11 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
         script=script,
         policy=_policy(style, script),
         research_notice=RESEARCH_NOTICE,
+        model_hash=short_hash(plan.result.model.sha256),
         marks=_MARKS,
         lines=_lines(plan),
         details=[_detail(plan, link) for link in plan.result.links],
-        scores=[_score(plan, place) for place in range(len(plan.result.findings))],
+        scores=_scores(plan),
         organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
         organ_names=sorted({(s.organ, organ_display(s.organ)) for s in plan.result.findings}),
         figures=[_figure(plan, p, data) for p, data in zip(plan.pictures, pictures, strict=True)],
@@ -112,6 +114,12 @@ def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
         "comparison_only": sentence.comparison_only,
         "organs": link.organs,
     }
+
+
+def _scores(plan: ExportPlan) -> list[dict[str, object]]:
+    """The rows of the table: in the order of the analysis, but what was not scored last."""
+    rows = [_score(plan, place) for place in range(len(plan.result.findings))]
+    return sorted(rows, key=lambda row: row["probability"] is None)
 
 
 def _score(plan: ExportPlan, place: int) -> dict[str, object]:

@@ -22,8 +22,17 @@ _SLUG_LENGTH = 48
 
 def notice(model: ModelIdentity) -> str:
     """The text that goes with every number of this model: UNTRAINED where it is so, and research use only."""
-    parts = [RESEARCH_NOTICE] if model.trained else [UNTRAINED_NOTICE, RESEARCH_NOTICE]
-    return " ".join([*parts, model.notice] if model.notice else parts)
+    own = [model.notice] if model.notice else []
+    if model.trained:
+        return " ".join([RESEARCH_NOTICE, *own])
+    if model.notice.startswith("UNTRAINED"):
+        return f"{model.notice} {RESEARCH_NOTICE}"
+    return " ".join([UNTRAINED_NOTICE, RESEARCH_NOTICE, *own])
+
+
+def short_hash(sha256: str) -> str:
+    """The first ten digits of a checksum; empty where there is none, as for random weights."""
+    return sha256[:10] if re.fullmatch(r"[0-9a-fA-F]{64}", sha256) else ""
 
 
 def segment_display(name: str) -> str:

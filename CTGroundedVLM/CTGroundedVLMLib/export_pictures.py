@@ -24,7 +24,7 @@ from .export_canvas import (
     number,
     outline,
 )
-from .export_labels import RESEARCH_NOTICE, organ_display, segment_display
+from .export_labels import RESEARCH_NOTICE, organ_display, segment_display, short_hash
 from .export_plan import ExportPlan, PlannedPicture, probability_words
 from .export_planes import DisplayGrid, Field
 from .types import CTCase, Heatmap
@@ -47,7 +47,7 @@ class Scene:
     def of(cls, plan: ExportPlan) -> Scene:
         """The scene of a planned export."""
         model = plan.result.model
-        return cls(plan.result.case, f"{model.name} {model.sha256[:12]}".strip(), model.trained, plan.colours)
+        return cls(plan.result.case, f"{model.name} {short_hash(model.sha256)}".strip(), model.trained, plan.colours)
 
     @cached_property
     def grid(self) -> DisplayGrid:

@@ -134,7 +134,7 @@
     const key = (row) => {
       const cell = row.cells[column];
       if (header.dataset.kind === "text") return cell.textContent.trim();
-      return "value" in cell.dataset ? Number(cell.dataset.value) : null;
+      return cell && "value" in cell.dataset ? Number(cell.dataset.value) : null; // a reason spans the columns
     };
     const compare = (a, b) => {
       const [x, y] = [key(a), key(b)];

@@ -9,9 +9,12 @@ from .assertion import is_negated_before
 from .laterality import free_sides, mention_structure, side_of
 from .levels import Numbered, find_levels, find_liver_segments, find_ribs, number_of
 from .lexicon import LEVELS, SIDES, FindingTerm, Mention, Stem, Structure
+from .lymph_nodes import landmarks
 from .sentence_tokens import TokenizedSentence
 
 _LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitium"})
+_SIDED_VESSELS = frozenset({"iliac artery", "iliac vein", "iliac vessel", "subclavian artery", "common carotid artery",
+                            "brachiocephalic vein", "other vessel"})  # fmt: skip
 _LOBES = frozenset({"upper lobe", "lower lobe", "bases"})
 _HEAD_REACH = 8  # tokens between a stem and its head noun
 _SPINE_REGIONS = {"cervical spine": "C", "thoracic spine": "T", "lumbar spine": "L"}
@@ -30,6 +33,7 @@ class Site:
     adjectival: bool = False
     finding: FindingTerm | None = None
     numbered: bool = False
+    plural: bool = False
 
     @property
     def id(self) -> str:
@@ -39,12 +43,14 @@ class Site:
 
 def find_sites(sentence: TokenizedSentence) -> list[Site]:
     """All anatomy that the sentence names or implies, in order, each with its side and segments."""
-    sites = _without_landmarks(sentence, _named(sentence) + _inside_findings(sentence))
+    stations = landmarks(sentence)
+    sites = [s for s in _named(sentence) + _inside_findings(sentence) if s.first not in stations]
     sites = sorted(sites, key=lambda site: site.first)
     _combine(sentence, sites)
     sites = _add_numbered(sentence, sites)
     _narrow_label(sentence, sites)
     sites = sites + _implied(sentence, sites)
+    _follow_side(sites)
     return sorted(sites, key=lambda site: site.first)
 
 
@@ -73,11 +79,12 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
 
 def _site(sentence: TokenizedSentence, structure: Structure, mention: Mention, adjectival: bool) -> Site:
     side = None
-    if structure.paired:
+    if structure.paired or structure.id == "other vessel":
         term = " ".join(sentence.lemmas[mention.first : mention.last])
         side = "both" if term in structure.both_terms else side_of(sentence, mention.first, mention.last)
     segments = structure.segments(side)
-    return Site(structure, structure.family, segments, mention.first, mention.last, side, adjectival)
+    plural = sentence.plural[mention.last - 1]
+    return Site(structure, structure.family, segments, mention.first, mention.last, side, adjectival, plural=plural)
 
 
 def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Structure | None, int | None]:
@@ -99,7 +106,7 @@ def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Struct
 
 
 def _numbered_region(sentence: TokenizedSentence, mention: Mention, region: Structure) -> Structure:
-    """"Fifth lumbar vertebra" and "third and fourth thoracic vertebrae" name levels, not the region."""
+    """ "Fifth lumbar vertebra" and "third and fourth thoracic vertebrae" name levels, not the region."""
     numbers, index = set(), mention.first - 1
     while index >= 0 and (sentence.lemmas[index] in ("and", ",", "/") or number_of(sentence.lemmas[index])):
         numbers.add(number_of(sentence.lemmas[index]))
@@ -108,56 +115,9 @@ def _numbered_region(sentence: TokenizedSentence, mention: Mention, region: Stru
     segments = frozenset(f"vertebrae_{name}" for name in names if name in LEVELS)
     if not segments:
         return region
-    return Structure("vertebra", "vertebra", "vertebral", "vertebral", {"left": segments, "right": segments}, frozenset())
-
-
-def _without_landmarks(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
-    """Drop anatomy that only says where lymph nodes lie ("para-aortic and iliac nodes", "nodes in the splenic hilum")."""
-    nodes = [m for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm) and f.node]
-    if not nodes:
-        return sites
-    dropped: set[int] = set()
-    for node in nodes:
-        dropped |= _landmarks_before(sentence, node.first) | _landmarks_after(sentence, node.last)
-    return [s for s in sites if s.first not in dropped]
-
-
-def _landmarks_before(sentence: TokenizedSentence, node: int) -> set[int]:
-    grammar, found = sentence.lexicon.grammar, set()
-    for index in range(node - 1, max(-1, node - 30), -1):
-        word, owner = sentence.lemmas[index], sentence.owner[index]
-        if word in grammar["verbs"] or word in grammar["prepositions"] or word in (";", ":", ".", "the", "--"):
-            break
-        if owner is None:
-            continue
-        if "finding" in owner.kinds or "scope_end" in owner.kinds or "negation_before" in owner.kinds:
-            break
-        if "stem" in owner.kinds:
-            found.add(owner.first)
-        elif "anatomy" in owner.kinds:
-            adjectival, directly = owner.kinds["anatomy"][1], owner.last == node
-            if not adjectival and not directly:
-                break
-            found.add(owner.first)
-    return found
-
-
-def _landmarks_after(sentence: TokenizedSentence, node: int) -> set[int]:
-    """Anatomy right after "in/at/along" behind the nodes: stations and hila, and adjectives of organs."""
-    grammar, found, located = sentence.lexicon.grammar, set(), False
-    for index in range(node, min(len(sentence.lemmas), node + 30)):
-        word, owner = sentence.lemmas[index], sentence.owner[index]
-        if word in ("in", "at", "along", "around", "within"):
-            located = True
-            continue
-        if word in (";", ".", ":", "--", "and there") or word in grammar["verbs"] - {"seen", "observed", "detected", "noted", "found", "is", "are", "was", "were", "present", "identified"}:
-            break
-        if located and owner is not None:
-            if "stem" in owner.kinds or ("anatomy" in owner.kinds and (owner.kinds["anatomy"][1] or "hilum" in sentence.lemmas[owner.first : owner.last])):
-                found.add(owner.first)
-            elif "finding" in owner.kinds or "scope_end" in owner.kinds:
-                break
-    return found
+    return Structure(
+        "vertebra", "vertebra", "vertebral", "vertebral", {"left": segments, "right": segments}, frozenset()
+    )
 
 
 def _inside_findings(sentence: TokenizedSentence) -> list[Site]:
@@ -199,14 +159,14 @@ def _combine(sentence: TokenizedSentence, sites: list[Site]) -> None:
     """Terms of one structure narrow each other: "lower lobe of the right lung", "RUL apical segment", "calyx of the right kidney"."""
     by_family: dict[str, list[Site]] = {}
     for site in sites:
-        if site.structure is not None and site.structure.paired or site.family == "lung":
+        if site.family == "lung" or (site.structure is not None and site.structure.paired):
             by_family.setdefault(site.family, []).append(site)
     for family in by_family.values():
         for one, other in [*pairwise(family), *pairwise(family)]:  # twice: a side given last reaches the first term
             _combine_pair(sentence, one, other)
             _combine_pair(sentence, other, one)
         if len(family) > 1:
-            _narrow_unsided(sentence, family)
+            _drop_general(sentence, family)
 
 
 def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
@@ -221,25 +181,18 @@ def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
             site.side, site.segments = other.side, site.structure.segments(other.side)
     common = site.segments & other.segments
     partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
-    if joined and not partial and common and len(common) < len(site.segments):
-        if site.side is None or site.id in _LUNG_GENERAL and other.id not in _LUNG_GENERAL:
-            site.segments = common
+    open_to_it = site.side is None or (site.id in _LUNG_GENERAL and other.id not in _LUNG_GENERAL)
+    if joined and not partial and common and len(common) < len(site.segments) and open_to_it:
+        site.segments = common
 
 
-def _narrow_unsided(sentence: TokenizedSentence, family: list[Site]) -> None:
-    """A general or unsided term beside a specific one of the same structure says nothing more ("bronchovascular", "renal")."""
+def _drop_general(sentence: TokenizedSentence, family: list[Site]) -> None:
+    """A general adjective beside a specific term of the same structure says nothing more ("bronchovascular" beside a lobe)."""
     specific = [s for s in family if s.id not in _LUNG_GENERAL]
     for site in family:
-        if site.adjectival and site.id in _LUNG_GENERAL - {"pleura"} and site.side is None and specific and site not in specific:
+        general = site.adjectival and site.side is None and site.id in _LUNG_GENERAL - {"pleura"}
+        if general and specific:
             site.segments = frozenset()
-    sides = {s.side for s in family}
-    if len(sides - {None}) != 1 or not sides & set(SIDES):
-        return
-    side = next(iter(sides - {None}))
-    for site in family:
-        before = any(s.side == side and s.first < site.first for s in family)
-        if site.side is None and before and not any(sentence.plural[site.first : site.last]) and site.structure.paired:
-            site.segments = site.segments & site.structure.segments(side)
 
 
 _JOINING = frozenset({"lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
@@ -264,25 +217,27 @@ def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
     liver = [] if any(s.family in ("lung", "liver") for s in sites) else find_liver_segments(sentence)
     for numbered in levels + ribs + liver:
         structure = sentence.lexicon.structures[numbered.kind]
-        sites.append(
-            Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True)
-        )
+        sites.append(Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True))
     return sorted(sites, key=lambda s: s.first)
 
 
 def _is_replaced(sentence: TokenizedSentence, site: Site, levels: list[Numbered]) -> bool:
-    """"Vertebral body" beside a level is that level; "cervical spine" only where the level follows at once ("spine at C5")."""
+    """ "Vertebral body" beside a level is that level; "cervical spine" only where the level follows at once ("spine at C5")."""
     if site.id in ("vertebra", "dens", "atlas"):
         return site.id == "vertebra"
     for level in levels:
-        gap = sentence.lemmas[site.last : level.first] if level.first >= site.last else sentence.lemmas[level.last : site.first]
+        gap = (
+            sentence.lemmas[site.last : level.first]
+            if level.first >= site.last
+            else sentence.lemmas[level.last : site.first]
+        )
         if len(gap) <= 2 and all(w in ("at", "of", "the", "(", "level", "in", "from") for w in gap):
             return True
     return False
 
 
 def _narrow_label(sentence: TokenizedSentence, sites: list[Site]) -> None:
-    """"Adrenals: left 2 cm adenoma": the only side in the rest of the sentence is the side of the label."""
+    """ "Adrenals: left 2 cm adenoma": the only side in the rest of the sentence is the side of the label."""
     if ":" not in sentence.lemmas[:8]:
         return
     colon = sentence.lemmas.index(":")
@@ -303,13 +258,45 @@ def _implied(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
         for structure in finding.structures:
             side = finding.side
             if structure.paired and side is None:
-                side = side_of(sentence, mention.first, mention.last, weak=True)
+                side = side_of(sentence, mention.first, mention.last, weak=True) or _side_of_neighbour(
+                    sentence, mention
+                )
             site = Site(
-                structure, structure.family, structure.segments(side), mention.first, mention.last, side, finding=finding
+                structure,
+                structure.family,
+                structure.segments(side),
+                mention.first,
+                mention.last,
+                side,
+                finding=finding,
             )
             if not _is_named_already(sentence, site, named, implied):
                 implied.append(site)
     return implied
+
+
+def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | None:
+    """ "Elevated right hemidiaphragm with overlying atelectasis": the side of what the finding accompanies."""
+    before = sentence.lemmas[max(0, mention.first - 3) : mention.first]
+    if not any(w in sentence.lexicon.grammar["associated"] for w in before):
+        return None
+    sides = {sentence.lexicon.sides[w] for w in sentence.lemmas[: mention.first] if w in sentence.lexicon.sides}
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _follow_side(sites: list[Site]) -> None:
+    """A singular term without a side takes the only side that its structure, or its vessel, has before it in the sentence."""
+    for index, site in enumerate(sites):
+        if site.side is not None or site.plural or site.structure is None or not site.structure.paired or site.numbered:
+            continue
+        related = [s for s in sites if s.first < site.first and _same_group(s, site)]
+        sides = {s.side for s in related if s.side is not None}
+        if len(sides) == 1 and (side := sides.pop()) in SIDES and site.segments & site.structure.segments(side):
+            site.side, site.segments = side, site.segments & site.structure.segments(side)
+
+
+def _same_group(one: Site, other: Site) -> bool:
+    return one.family == other.family or (one.id in _SIDED_VESSELS and other.id in _SIDED_VESSELS)
 
 
 def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site], implied: list[Site]) -> bool:
@@ -347,8 +334,10 @@ def _governs(sentence: TokenizedSentence, other: Site, site: Site) -> bool:
     if _is_attached(sentence, site, other):
         return True
     between = {id(m): m for m in sentence.owner[other.last : site.first] if m is not None}.values()
-    return other.last <= site.first and _same_clause(sentence, site, other) and not any(
-        {"finding", "anatomy", "normal", "stem"} & set(m.kinds) for m in between
+    return (
+        other.last <= site.first
+        and _same_clause(sentence, site, other)
+        and not any({"finding", "anatomy", "normal", "stem"} & set(m.kinds) for m in between)
     )
 
 

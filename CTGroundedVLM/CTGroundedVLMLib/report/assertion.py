@@ -14,8 +14,15 @@ from .lexicon import FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 
 _REACH_BEFORE, _REACH_AFTER = 45, 24  # tokens
-_AUXILIARY = frozenset({"is", "are", "was", "were", "be", "been", "has", "have", "had", "appear", "appears", "remain", "remains"})
+_AUXILIARY = frozenset(
+    {"is", "are", "was", "were", "be", "been", "has", "have", "had", "appear", "appears", "remain", "remains"}
+)
 _BREAKS = frozenset({",", "and"})
+_ENDS_NEGATION = frozenset({"scope_end", "negation_after", "not_negation", "historical_after"})
+_ENDS_LOOK_AHEAD = _ENDS_NEGATION - {"not_negation"} | {"uncertain_after", "negation_before", "normal", "cause"}
+_AFTER_DOUBT = frozenset({
+    "", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "over", "--",
+})  # fmt: skip
 
 
 def status_of(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm) -> str:
@@ -39,14 +46,16 @@ def _kinds(sentence: TokenizedSentence, index: int) -> set[str]:
 
 
 def is_pseudo_negation(sentence: TokenizedSentence, cue: Mention) -> bool:
-    """"No significant interval change in ...": the negation belongs to the change."""
+    """ "No significant interval change in ...": the negation belongs to the change."""
     grammar = sentence.lexicon.grammar
     for index in range(cue.last, min(cue.last + 8, len(sentence.lemmas))):
         word = sentence.lemmas[index]
         if word in grammar["change_words"]:
             if sentence.lemmas[index - 1] in ("degenerative", "postsurgical"):
                 return False
-            return word != "enlargement" and not (word in ("growth", "increase") and sentence.lemmas[cue.first] == "not")
+            return word != "enlargement" and not (
+                word in ("growth", "increase") and sentence.lemmas[cue.first] == "not"
+            )
         if word not in grammar["change_modifiers"]:
             return False
     return False
@@ -61,7 +70,7 @@ def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
         if "negation_before" in kinds:
             cue = sentence.owner[index]
             return not is_pseudo_negation(sentence, cue) and not _is_not_verb_phrase(sentence, cue, first)
-        if kinds & {"scope_end", "negation_after", "not_negation", "historical_after"} - ({"scope_end"} if sentence.lemmas[index] == ":" else set()):
+        if kinds & _ENDS_NEGATION and sentence.lemmas[index] != ":":
             return False
         if sentence.lemmas[index] in _BREAKS and _breaks_list(sentence, index, first):
             return False
@@ -70,7 +79,7 @@ def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
 
 
 def _is_not_verb_phrase(sentence: TokenizedSentence, cue: Mention, first: int) -> bool:
-    """"Not enlarged with a small cyst": what comes after "with" is no longer denied."""
+    """ "Not enlarged with a small cyst": what comes after "with" is no longer denied."""
     return sentence.lemmas[cue.first] == "not" and "with" in sentence.lemmas[cue.last : first]
 
 
@@ -82,7 +91,15 @@ def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
     if following in ("or", "nor", "and", ",") or not sentence.is_new_phrase(index + 1):
         return False
     # "No nodule, mass, or enlarged lymph node": an "or" between here and the finding keeps the list together.
-    return "or" not in sentence.lemmas[index + 1 : first] or following in ("there", "with", "is", "are", "has", "a", "the")
+    return "or" not in sentence.lemmas[index + 1 : first] or following in (
+        "there",
+        "with",
+        "is",
+        "are",
+        "has",
+        "a",
+        "the",
+    )
 
 
 def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
@@ -95,7 +112,7 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
         if word == ":" and not colon and index == last:
             colon = True
             continue
-        if kinds & {"scope_end", "negation_after", "uncertain_after", "negation_before", "historical_after", "normal", "cause"}:
+        if kinds & _ENDS_LOOK_AHEAD:
             return False
         if word == ")" and "(" not in sentence.lemmas[last:index]:
             return False
@@ -120,8 +137,7 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
     if kind != "uncertain_after":
         return True
     following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
-    ends = following in ("", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "over", "--")
-    return ends and (cue.first - last <= 12)
+    return following in _AFTER_DOUBT and cue.first - last <= 12
 
 
 def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
@@ -129,7 +145,9 @@ def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
         word, kinds = sentence.lemmas[index], _kinds(sentence, index)
         if "historical_before" in kinds and not kinds & {"not_historical"}:
             reach = {"prior": 4, "previous": 4, "previously": 1}.get(word, 9)
-            return first - index <= reach
+            if first - index <= reach:
+                return True
+            continue
         if kinds & {"scope_end", "not_historical", "uncertain_before", "negation_before"}:
             return False
         if word in (",", ".", "(") or (word in ("and", "with") and sentence.is_new_phrase(index + 1)) or word == "with":
@@ -159,13 +177,15 @@ def _uncertain_before(sentence: TokenizedSentence, mention: Mention) -> bool:
 
 
 def _doubts_cause(sentence: TokenizedSentence, cause: Mention) -> bool:
-    """"Possibly due to cystitis" doubts the cystitis; "likely related to a distended bladder" only the relation."""
+    """ "Possibly due to cystitis" doubts the cystitis; "likely related to a distended bladder" only the relation."""
     before = sentence.owner[cause.first - 1] if cause.first else None
-    return before is not None and "uncertain_before" in before.kinds and sentence.lemmas[cause.first] in ("due", "secondary", "from")
+    if before is None or "uncertain_before" not in before.kinds:
+        return False
+    return sentence.lemmas[cause.first] in ("due", "secondary", "from")
 
 
 def _continues_alternatives(sentence: TokenizedSentence, index: int, first: int, last: int) -> bool:
-    """"Suspicious for A, B or C": a comma stays in scope when the list ends in "or" or "versus"."""
+    """ "Suspicious for A, B or C": a comma stays in scope when the list ends in "or" or "versus"."""
     following = sentence.lemmas[index + 1] if index + 1 < len(sentence.lemmas) else ""
     if following in ("or", "versus", "vs", "and/or"):
         return True
@@ -173,8 +193,10 @@ def _continues_alternatives(sentence: TokenizedSentence, index: int, first: int,
 
 
 def _only_describes(sentence: TokenizedSentence, cue: Mention, first: int) -> bool:
-    """"Likely reactive thickening": the doubt is about the adjective when a comma or "and" follows it."""
+    """ "Likely reactive thickening": the doubt is about the adjective when a comma or "and" follows it."""
     between = sentence.lemmas[cue.last : first]
-    return bool(between) and between[0] in sentence.lexicon.grammar["uncertain_adjectival"] and any(
-        w in (",", "and", "to", "from") for w in between
+    return (
+        bool(between)
+        and between[0] in sentence.lexicon.grammar["uncertain_adjectival"]
+        and any(w in (",", "and", "to", "from") for w in between)
     )

@@ -9,28 +9,54 @@ from .anatomy_mentions import Site
 from .lexicon import FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 
+# Regions and systems that no finding is named after.
+_NO_NAME = frozenset({"body", "chest", "abdomen", "pelvis", "great vessel", "mediastinum", "neck", "head"})
+_PHRASE_ENDS = frozenset({";", ":", ".", "the", "a", "an", "no", "not"})
 _SLOT = re.compile(r"\{(noun|adjective)\} ?")
 
 
-def names_of(finding: FindingTerm, mention: Mention, sites: Sequence[Site], context: Sequence[Site], sentence: TokenizedSentence) -> list[str]:
+def names_of(
+    finding: FindingTerm, mention: Mention, sites: Sequence[Site], context: Sequence[Site], sentence: TokenizedSentence
+) -> list[str]:
     """Names of ``finding``: one per structure where structures share it ("pleural or pericardial effusion")."""
     attached = _attached(mention, sites, sentence)
     if not attached and "{" in finding.name:
         attached = [s for s in context if s.structure is not None][:1]
     names = dict.fromkeys(_name(finding, site) for site in attached)
-    return list(names) or [_plain(finding)]
+    shared = dict.fromkeys(_names_of_shared_head(mention, sites, sentence))
+    return [*shared, *(names or [_plain(finding)])]
+
+
+def _names_of_shared_head(mention: Mention, sites: Sequence[Site], sentence: TokenizedSentence) -> list[str]:
+    """ "Pericardial or pleural effusion": the first adjective shares the head noun of the term "pleural effusion"."""
+    if (
+        mention.last - mention.first < 2
+        or mention.first < 2
+        or sentence.lemmas[mention.first - 1] not in ("or", "and", "/")
+    ):
+        return []
+    heads = sentence.lexicon.find(sentence.lemmas[mention.last - 1 : mention.last])
+    head = heads[0].kinds.get("finding") if heads else None
+    sharing = [s for s in sites if s.finding is None and s.last == mention.first - 1]
+    if not isinstance(head, FindingTerm):
+        return []
+    return [head.names[s.family] for s in sharing if s.family in head.names] + [
+        head.names[s.id] for s in sharing if s.id in head.names and s.family not in head.names
+    ]
 
 
 def _plain(finding: FindingTerm) -> str:
     if finding.structures:
-        return _name_of_structure(finding, finding.structures[0].id, finding.structures[0].noun, finding.structures[0].adjective)
+        return _name_of_structure(
+            finding, finding.structures[0].id, finding.structures[0].noun, finding.structures[0].adjective
+        )
     return _SLOT.sub("", finding.name)
 
 
 def _name(finding: FindingTerm, site: Site) -> str:
     structure = site.structure
-    if structure is None or not site.segments and structure.id not in finding.names and structure.id in ("body", "chest", "abdomen", "pelvis", "bone", "great vessel", "mediastinum", "neck", "head"):
-        return finding.names.get(site.id, _plain(finding) if not finding.structures else _SLOT.sub("", finding.name))
+    if structure is None or (structure.id in _NO_NAME and structure.id not in finding.names):
+        return _plain(finding) if not finding.structures else _SLOT.sub("", finding.name)
     return _name_of_structure(finding, structure.id, structure.noun, structure.adjective, structure.family)
 
 
@@ -44,10 +70,17 @@ def _name_of_structure(finding: FindingTerm, identity: str, noun: str, adjective
 
 def _attached(mention: Mention, sites: Sequence[Site], sentence: TokenizedSentence) -> list[Site]:
     """Sites before the finding in its noun phrase, else after a preposition, else the subject of its clause."""
-    named = [s for s in sites if s.finding is None and s.structure is not None and not mention.first <= s.first < mention.last]
+    named = [
+        s
+        for s in sites
+        if s.finding is None and s.structure is not None and not mention.first <= s.first < mention.last
+    ]
     before = _modifiers(mention, named, sentence)
     if before:
         return before
+    modified = [s for s in named if s.first >= mention.last and _describes(sentence, mention.last, s.first)]
+    if modified:
+        return modified[:1]
     clause = sentence.clauses[mention.first]
     same = [s for s in named if sentence.clauses[s.first] == clause]
     after = [s for s in same if s.first >= mention.last and _reaches(sentence, mention.last, s.first)]
@@ -64,7 +97,8 @@ def _modifiers(mention: Mention, named: Sequence[Site], sentence: TokenizedSente
     grammar, found, end = sentence.lexicon.grammar, [], mention.first
     for site in reversed([s for s in named if s.last <= mention.first]):
         gap = sentence.lemmas[site.last : end]
-        if len(gap) > 4 or any(w in grammar["prepositions"] or w in grammar["verbs"] or w in (";", ":", ".", "the", "a", "an", "no", "not") for w in gap):
+        ended = any(w in grammar["prepositions"] or w in grammar["verbs"] or w in _PHRASE_ENDS for w in gap)
+        if len(gap) > 4 or ended:
             break
         if any(sentence.owner[i] is not None and "finding" in sentence.owner[i].kinds for i in range(site.last, end)):
             break
@@ -74,6 +108,15 @@ def _modifiers(mention: Mention, named: Sequence[Site], sentence: TokenizedSente
         found.append(site)
         end = site.first
     return found[::-1]
+
+
+def _describes(sentence: TokenizedSentence, first: int, last: int) -> bool:
+    """Whether the finding is an adjective of the site ("enlarged right thyroid lobe")."""
+    gap, grammar = sentence.lemmas[first:last], sentence.lexicon.grammar
+    return len(gap) <= 3 and not any(
+        w in grammar["prepositions"] or w in grammar["verbs"] or w in grammar["conjunctions"] or w in _PHRASE_ENDS
+        for w in gap
+    )
 
 
 def _reaches(sentence: TokenizedSentence, first: int, last: int) -> bool:

@@ -8,14 +8,25 @@ from itertools import pairwise
 
 from ..types import ReportFinding
 from .anatomy_mentions import Site
-from .assertion import status_of
+from .assertion import is_pseudo_negation, status_of
 from .finding_names import names_of
 from .laterality import side_of
 from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 
 NORMAL = ReportFinding("abnormality", "absent")
-_ABSENCE_VERBS = frozenset({"is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed", "seen", "visualized", "in", "its", "location", "(", "due", "to", "secondary", "and", "localization"})
+_CUE_STATUS = (
+    ("uncertain_after", "uncertain"), ("negation_before", "absent"), ("negation_after", "absent"),
+    ("historical_after", "historical"), ("uncertain_before", "uncertain"), ("historical_before", "historical"),
+)  # fmt: skip
+_ABSENCE_VERBS = frozenset({
+    "is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed", "seen", "visualized",
+    "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
+})  # fmt: skip
+_NO_CONTENT = (
+    "verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated",
+    "positions",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -28,7 +39,9 @@ class _Found:
     where: set[str] = field(default_factory=set)
 
 
-def find_findings(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> tuple[ReportFinding, ...]:
+def find_findings(
+    sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]
+) -> tuple[ReportFinding, ...]:
     """Findings in order, without repetition. ``sites``: anatomy of the sentence; ``context``: what it inherits."""
     if sentence.is_communication:
         return ()
@@ -45,7 +58,18 @@ def find_findings(sentence: TokenizedSentence, sites: Sequence[Site], context: S
         result[NORMAL] = None
     if not result:
         result = dict.fromkeys(_unlisted(sentence, sites, context))
-    return tuple(result)
+    return _with_enlarged_nodes(tuple(result))
+
+
+def _with_enlarged_nodes(findings: tuple[ReportFinding, ...]) -> tuple[ReportFinding, ...]:
+    """ "Enlarged lymph node" is lymphadenopathy, however far apart the two words stand."""
+    nodes = {f.status for f in findings if f.name == "lymph node"}
+    grown = {f.status for f in findings if f.name in ("enlargement", "lymph node enlargement")}
+    if not nodes & grown:
+        return findings
+    names = ("lymph node", "enlargement", "lymph node enlargement")
+    renamed = [ReportFinding("lymphadenopathy", f.status) if f.name in names else f for f in findings]
+    return tuple(dict.fromkeys(renamed))
 
 
 def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found]:
@@ -82,13 +106,13 @@ def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
 
 
 def _is_item_number(sentence: TokenizedSentence, mention: Mention) -> bool:
-    """"Nodule 3: ..." numbers an item of a list."""
+    """ "Nodule 3: ..." numbers an item of a list."""
     after = sentence.lemmas[mention.last : mention.last + 2]
     return mention.first == 0 and len(after) == 2 and after[0].isdigit() and after[1] == ":"
 
 
 def _is_not_assessed(sentence: TokenizedSentence, mention: Mention) -> bool:
-    """"Urethral injury not assessed" asserts nothing."""
+    """ "Urethral injury not assessed" asserts nothing."""
     for remark in sentence.remarks:
         if "limitation" in remark.kinds and mention.last <= remark.first <= mention.last + 2:
             words = sentence.lemmas[remark.first : remark.last]
@@ -108,7 +132,7 @@ def _where(sentence: TokenizedSentence, mention: Mention, finding: FindingTerm, 
     first, last = _part(sentence, mention.first, mention.last)
     named = [s for s in sites if s.finding is None and first <= s.first < last]
     if finding.structures is not None:
-        families = {s.family for s in finding.structures} | {s for s in finding.names}
+        families = {s.family for s in finding.structures} | set(finding.names)
         named = [s for s in named if s.family in families]
         implied = [s for s in sites if s.finding is finding]
         return _places(named or implied) or {s.family for s in finding.structures}
@@ -142,7 +166,7 @@ def _separates(sentence: TokenizedSentence, index: int) -> bool:
 
 
 def _another_subject(sentence: TokenizedSentence, index: int) -> bool:
-    """"Bladder fine, prostate enlarged": after what was said of one structure comes the next structure."""
+    """ "Bladder fine, prostate enlarged": after what was said of one structure comes the next structure."""
     before = next((m for m in reversed(sentence.owner[max(0, index - 6) : index]) if m is not None), None)
     after = next((m for m in sentence.owner[index + 1 : index + 5] if m is not None), None)
     if before is None or after is None or not {"normal", "finding"} & set(before.kinds):
@@ -153,7 +177,7 @@ def _another_subject(sentence: TokenizedSentence, index: int) -> bool:
 def _removed_organs(
     sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site], found: Sequence[_Found]
 ) -> list[str]:
-    """"The gallbladder is surgically absent": the operation, by the organ."""
+    """ "The gallbladder is surgically absent": the operation, by the organ."""
     names = []
     operations = sentence.lexicon.surgical_absence
     for mention in sentence.mentions:
@@ -209,9 +233,10 @@ def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Seque
     if not words:
         return []
     kinds = {k for m in sentence.mentions for k in m.kinds}
+    if any("negation_before" in m.kinds and is_pseudo_negation(sentence, m) for m in sentence.mentions):
+        return []
     name = " ".join(words[:4])
-    for kind, status in (("uncertain_after", "uncertain"), ("negation_before", "absent"), ("negation_after", "absent"),
-                         ("historical_after", "historical"), ("uncertain_before", "uncertain"), ("historical_before", "historical")):  # fmt: skip
+    for kind, status in _CUE_STATUS:
         if kind in kinds and "not_negation" not in kinds:
             return [ReportFinding(name, status)]
     return [ReportFinding(name, "present")]
@@ -221,7 +246,4 @@ def _is_content(sentence: TokenizedSentence, index: int, word: str) -> bool:
     grammar, owner = sentence.lexicon.grammar, sentence.owner[index]
     if owner is not None or len(word) < 4 or not word.isalpha() or word in sentence.lexicon.sides:
         return False
-    return not any(
-        word in grammar[name]
-        for name in ("verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated", "positions")
-    )
+    return not any(word in grammar[name] for name in _NO_CONTENT)

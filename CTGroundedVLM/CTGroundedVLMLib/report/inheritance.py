@@ -38,7 +38,9 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
         return []
     source = _source(sentence, context, findings)
     heading = {s.id for s in context.heading or ()}
-    for site in [s for s in sites if s.finding is not None and s.family not in {h.family for h in context.heading or ()}]:
+    for site in [
+        s for s in sites if s.finding is not None and s.family not in {h.family for h in context.heading or ()}
+    ]:
         if heading & set(site.finding.names):  # "PANCREAS: no ductal dilatation"
             sites.remove(site)
     if sites:
@@ -49,7 +51,7 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
 
 
 def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:
-    """"The ventricles" are those of the brain where the brain is spoken of."""
+    """ "The ventricles" are those of the brain where the brain is spoken of."""
     near = [*sites, *context.previous, *(context.heading or ())]
     if not any(s.id == "ventricle" for s in sites) or not any(s.family == "brain" for s in near):
         return
@@ -62,13 +64,17 @@ def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: C
 def _source(sentence: TokenizedSentence, context: Context, findings: Sequence[FindingTerm]) -> list[Site]:
     grammar = sentence.lexicon.grammar
     opening = sentence.lemmas[:2]
-    refers_back = any(w in grammar["anaphora"] for w in opening) or bool(opening and opening[0] == "the") or not findings
+    refers_back = (
+        any(w in grammar["anaphora"] for w in opening) or bool(opening and opening[0] == "the") or not findings
+    )
     if context.heading is not None and (context.fresh or not refers_back):
         return context.heading
     return context.previous
 
 
-def _narrowed(sites: Sequence[Site], source: Sequence[Site], sentence: TokenizedSentence, context: Context) -> list[Site]:
+def _narrowed(
+    sites: Sequence[Site], source: Sequence[Site], sentence: TokenizedSentence, context: Context
+) -> list[Site]:
     """Under "LUNG BASES:" an implied lung is the lung bases. Sites that the finding implies are replaced in place."""
     opening = sentence.lemmas[0] if sentence.lemmas else ""
     may = context.heading is not None or opening in sentence.lexicon.grammar["associated"]

@@ -6,7 +6,9 @@ from .lexicon import Mention, Structure
 from .sentence_tokens import TokenizedSentence
 
 _REACH = 14  # tokens
-_COMPARING = frozenset({">", "<", "greater", "more", "worse", "than", "larger", "predominant", "dominant", "facing", "sided", "convex"})
+_COMPARING = frozenset({
+    ">", "<", "greater", "more", "worse", "than", "larger", "predominant", "dominant", "facing", "sided", "convex",
+})  # fmt: skip
 
 
 def mention_structure(mention: Mention) -> Structure | None:
@@ -39,9 +41,9 @@ def _side_before(sentence: TokenizedSentence, first: int, last: int, weak: bool)
         word, owner = lemmas[index], sentence.owner[index]
         side = sentence.lexicon.sides.get(word)
         if side and (owner is None or "anatomy" in owner.kinds or "finding" in owner.kinds):
-            return side
+            return "both" if _opposite_before(sentence, index, side) else side
         if word in grammar["conjunctions"]:
-            if any(sentence.plural[first:last]) and not weak and not _is_stem_before(sentence, index):
+            if any(sentence.plural[first:last]) and not weak and not _shares_head(sentence, index, first):
                 return None
             if index + 1 < first and sentence.is_new_phrase(index + 1):
                 return None
@@ -60,10 +62,23 @@ def _side_before(sentence: TokenizedSentence, first: int, last: int, weak: bool)
     return None
 
 
-def _is_stem_before(sentence: TokenizedSentence, index: int) -> bool:
-    """Whether the word before a conjunction is waiting for its head noun ("left common carotid and subclavian arteries")."""
-    before = sentence.owner[index - 1] if index else None
-    return before is not None and ("stem" in before.kinds or bool((before.kinds.get("anatomy") or (0, False))[1]))
+def _opposite_before(sentence: TokenizedSentence, index: int, side: str) -> bool:
+    """ "Right and left kidneys"."""
+    if index < 2 or sentence.lemmas[index - 1] not in ("and", "or", "/", "&"):
+        return False
+    other = sentence.lexicon.sides.get(sentence.lemmas[index - 2])
+    return other is not None and other != side
+
+
+def _shares_head(sentence: TokenizedSentence, index: int, first: int) -> bool:
+    """Whether the term before a conjunction waits for the plural head after it ("left iliacus and psoas muscles")."""
+    before, after = sentence.owner[index - 1] if index else None, sentence.owner[first]
+    if before is None or after is None:
+        return False
+    if "stem" in before.kinds or (before.kinds.get("anatomy") or (None, False))[1]:
+        return True
+    one, other = mention_structure(before), mention_structure(after)
+    return one is not None and other is not None and one.family == other.family
 
 
 def _ends_phrase(sentence: TokenizedSentence, index: int, crossed: bool) -> bool:
@@ -76,7 +91,7 @@ def _ends_phrase(sentence: TokenizedSentence, index: int, crossed: bool) -> bool
 
 
 def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
-    """"... on the left", "..., right" or "... bilaterally" after the term, unless that side belongs to another one."""
+    """ "... on the left", "..., right" or "... bilaterally" after the term, unless that side belongs to another one."""
     lemmas, found = sentence.lemmas, None
     for index in range(last, min(len(lemmas), last + 10)):
         word, owner = lemmas[index], sentence.owner[index]
@@ -103,7 +118,11 @@ def _side_is_free(sentence: TokenizedSentence, index: int) -> bool:
     grammar = sentence.lexicon.grammar
     for later in range(index + 1, min(index + 5, len(sentence.lemmas))):
         word, owner = sentence.lemmas[later], sentence.owner[later]
-        if word in grammar["prepositions"] or word in grammar["verbs"] or word in (",", ";", ".", ")", "and", "or", "(", "--"):
+        if (
+            word in grammar["prepositions"]
+            or word in grammar["verbs"]
+            or word in (",", ";", ".", ")", "and", "or", "(", "--")
+        ):
             return True
         if owner is not None and {"anatomy", "finding", "stem"} & set(owner.kinds):
             return False

@@ -10,15 +10,23 @@ from .sentence_tokens import TokenizedSentence
 
 _LEVEL = re.compile(r"([ctlsd])(\d{1,2})$")
 _TWO_LEVELS = re.compile(r"([ctl]\d{1,2})([ctls]\d{1,2})$")
+_COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")
 _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)$")
-_ORDINAL_WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")  # fmt: skip
+_ORDINAL_WORDS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
+)  # fmt: skip
 _TO = frozenset({"-", "to", "through", "thru", "till", "until"})
 _AND = frozenset({"and", "or", ",", "/", "&", "as", "well", "plus"})
-_NOT_SPINE_BEFORE = frozenset({"stage", "staged", "pt", "ct", "yt", "tumor", "free", "category", "grade", "ypt", "tnm", "rt", "total", "serum"})
-_NOT_SPINE_AFTER = frozenset({"weighted", "hyperintense", "hypointense", "signal", "hyperintensity", "isointense", "sequence", "image", "imaging", "wi", "tumor", "bright", "lesion stage", "flair", "stage", "esterase", "level thyroid", "star", "shortening", "relaxation", "mapping", "dark", "fat"})
+_NOT_SPINE_BEFORE = frozenset({
+    "stage", "staged", "pt", "ct", "yt", "tumor", "free", "category", "grade", "ypt", "tnm", "rt", "total", "serum",
+})  # fmt: skip
+_NOT_SPINE_AFTER = frozenset({
+    "weighted", "hyperintense", "hypointense", "signal", "hyperintensity", "isointense", "sequence", "image", "imaging", "wi",
+    "tumor", "bright", "flair", "stage", "esterase", "star", "shortening", "relaxation", "mapping", "dark", "fat",
+})  # fmt: skip
 _RIB_POSITIONS = frozenset({
     "anterior", "posterior", "lateral", "anterolateral", "posterolateral", "medial", "mid", "upper", "lower", "posteromedial",
-    "anteromedial", "anteriorly", "axillary", "and", "the", "of", "both", "sided", "aspect", "arc", "arch", "upper",
+    "anteromedial", "anteriorly", "axillary", "and", "the", "of", "both", "sided", "aspect", "arc", "arch",
 })  # fmt: skip
 _SEGMENT_OF_LIVER = frozenset({"segment", "seg"})
 MAX_RIB = 12
@@ -61,9 +69,13 @@ def find_levels(sentence: TokenizedSentence) -> list[Numbered]:
     """Vertebral levels and ranges, not MR weightings ("T2 hyperintense") or stages ("T3 N1")."""
     lemmas, found, index = sentence.lemmas, [], 0
     while index < len(lemmas):
+        word = lemmas[index]
+        if not word[-1].isdigit() or word[0] not in "ctlsd":
+            index += 1
+            continue
         place = _level_at(sentence, index)
         if place is None:
-            two = _TWO_LEVELS.match(lemmas[index]) if len(lemmas[index]) < 8 else None
+            two = _TWO_LEVELS.match(word) if len(word) < 8 else None
             if two and None not in (pair := (level_index(two.group(1)), level_index(two.group(2)))):
                 found.append(_spine(set(pair), index, index + 1))
             index += 1
@@ -98,12 +110,14 @@ def _level_at(sentence: TokenizedSentence, index: int) -> int | None:
 
 
 def _looks_like_stage(sentence: TokenizedSentence, index: int) -> bool:
-    """"?T3" and "at least T2" of a tumour, unless a bone is spoken of."""
+    """ "?T3" and "at least T2" of a tumour, unless a bone is spoken of."""
     before = sentence.lemmas[index - 1] if index else ""
     after = sentence.lemmas[index + 1 : index + 3]
     spine = {"vertebra", "vertebral", "body", "level", "met", "lesion", "fracture", "metastasis", "-", "endplate"}
-    return place_number(sentence.lemmas[index]) <= 4 and before in ("?", "least", "likely", "probable", "radiological") and not (
-        spine & set(after)
+    return (
+        place_number(sentence.lemmas[index]) <= 4
+        and before in ("?", "least", "likely", "probable", "radiological")
+        and not (spine & set(after))
     )
 
 
@@ -113,11 +127,11 @@ def place_number(word: str) -> int:
 
 
 def _looks_dorsal(sentence: TokenizedSentence, index: int) -> bool:
-    """"D12" is a level only beside another one or a vertebra: D2 may be a part of the duodenum, D-dimer is none."""
+    """ "D12" is a level only beside another one or a vertebra: D2 may be a part of the duodenum, D-dimer is none."""
     near = sentence.lemmas[max(0, index - 4) : index + 6]
-    return any(w in ("vertebra", "vertebral", "body", "wedge", "fracture", "compression", "spine", "disc") for w in near) or any(
-        re.match(r"[ld]\d{1,2}$", w) for i, w in enumerate(near) if i != min(index, 4)
-    )
+    return any(
+        w in ("vertebra", "vertebral", "body", "wedge", "fracture", "compression", "spine", "disc") for w in near
+    ) or any(re.match(r"[ld]\d{1,2}$", w) for i, w in enumerate(near) if i != min(index, 4))
 
 
 def _level_sequence(sentence: TokenizedSentence, first: int, place: int) -> tuple[set[int], int]:
@@ -184,7 +198,11 @@ def _belongs_to_rib(sentence: TokenizedSentence, index: int) -> bool:
 
 def _ribs_after(sentence: TokenizedSentence, rib: int) -> Numbered | None:
     lemmas, last = sentence.lemmas, rib + 1
-    if last < len(lemmas) and lemmas[last] in ("number", "no", "(", "#"):
+    while (
+        last < len(lemmas)
+        and last < rib + 3
+        and lemmas[last] in ("number", "no", "(", "#", "fracture", "involving", "of")
+    ):
         last += 1
     start = last
     while last < len(lemmas) and last - rib < _SCAN:
@@ -224,7 +242,7 @@ def _rib_sequence(sentence: TokenizedSentence, first: int, last: int, side: str 
 
 
 def find_liver_segments(sentence: TokenizedSentence) -> list[Numbered]:
-    """"Segment 7", "segments IVa and V": the liver, in a sentence that names no lung."""
+    """ "Segment 7", "segments IVa and V": the liver, in a sentence that names no lung."""
     found = []
     for index, word in enumerate(sentence.lemmas[:-1]):
         if word not in ("segment", "seg"):
@@ -233,6 +251,3 @@ def find_liver_segments(sentence: TokenizedSentence) -> list[Numbered]:
         if after < len(sentence.lemmas) and _COUINAUD.match(sentence.lemmas[after]):
             found.append(Numbered("liver", frozenset({"liver"}), index, after + 1))
     return found
-
-
-_COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")

@@ -18,6 +18,10 @@ from .sentence_tokens import TokenizedSentence, read_sentence
 from .sentences import split_sentences
 from .text import fold
 
+_CHANGE = frozenset({
+    "unchanged", "stable", "change", "changed", "prior", "previous", "previously", "interval", "compared", "comparison",
+    "increased", "decreased", "since", "similar",
+})  # fmt: skip
 _LINKED: tuple[Section, ...] = ("findings", "impression", "other")
 
 
@@ -77,15 +81,16 @@ class _SentenceReader:
             citations=citations, comparison_only=_compares_only(sentence, sites, findings),
         )  # fmt: skip
 
-
     def _section_of(self, start: int, end: int, passage: Passage) -> Section:
         """The section of the passage; a dictated "Comparison is made to ..." goes on with findings in the next sentence."""
-        dictated = passage.lead or passage.section == "comparison"
-        if not dictated or passage.section in _LINKED or start <= passage.start:
+        if passage.section in _LINKED or (start <= passage.start and passage.opens_section):
+            return passage.section
+        if passage.section == "indication" and not passage.lead:
             return passage.section
         sentence = read_sentence(self._lexicon, self._folded, start, end)
         kinds = {k for m in sentence.mentions for k in m.kinds}
-        if {"anatomy", "stem"} & kinds and {"finding", "normal"} & kinds and not any(w.isdigit() and len(w) == 4 for w in sentence.lemmas):
+        dated = any(w.isdigit() and len(w) == 4 for w in sentence.lemmas)
+        if {"anatomy", "stem"} & kinds and {"finding", "normal"} & kinds and not dated:
             passage.section = "findings"
         return passage.section
 
@@ -104,7 +109,3 @@ def _cyst_classes(sentence: TokenizedSentence, names: set[str]) -> set[str]:
 def _compares_only(sentence: TokenizedSentence, sites: list[Site], findings: tuple) -> bool:
     """Whether the sentence only says how things have changed ("Unchanged from the prior.")."""
     return not sites and not findings and any(w in _CHANGE for w in sentence.lemmas)
-
-
-_CHANGE = frozenset({"unchanged", "stable", "change", "changed", "prior", "previous", "previously", "interval", "compared", "comparison",
-                     "increased", "decreased", "since", "similar"})  # fmt: skip

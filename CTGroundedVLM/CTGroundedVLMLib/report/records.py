@@ -55,7 +55,9 @@ def _item(path: Path, number: int, line: str) -> tuple[str, str]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ReportError(f"{path}, line {number}: not JSON ({error}); each line holds one object") from error
     if not isinstance(item, dict):
-        raise ReportError(f"{path}, line {number}: expected an object with report_id and text, found {type(item).__name__}")
+        raise ReportError(
+            f"{path}, line {number}: expected an object with report_id and text, found {type(item).__name__}"
+        )
     for key in ("report_id", "text"):
         if not isinstance(item.get(key), str):
             state = "missing" if key not in item else f"{type(item[key]).__name__}, not a string"

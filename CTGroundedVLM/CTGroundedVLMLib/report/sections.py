@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 
 from ..types import Section
 from .lexicon import load_lexicon, read_data
@@ -31,15 +30,18 @@ _BEFORE_FINDINGS = ("indication", "technique", "comparison")
 
 @dataclass(slots=True)
 class Passage:
-    """Running text ``[start, end)``. ``label``: the heading above it, as a span; ``bullet``: it is a list item."""
+    """Running text ``[start, end)``. ``label``: the heading above it, as a span; ``bullet``: it is a list item.
+
+    ``lead``: the heading is part of the sentence ("Indication cough"). ``opens_section``: the first one under its heading.
+    """
 
     start: int
     end: int
     section: Section
     label: tuple[int, int] | None = None
     bullet: bool = False
-    new_paragraph: bool = False
     lead: bool = False
+    opens_section: bool = True
 
 
 @dataclass(slots=True)
@@ -183,7 +185,12 @@ class _Reader:
         match = _LEAD.match(fold(self.text[start : min(end, start + 60)]))
         leads = _headings().leads
         early = not any(p.section not in _BEFORE_FINDINGS for p in self.passages)
-        if match and match.group(1) in leads and (early or leads[match.group(1)] not in _BEFORE_FINDINGS) and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper()):
+        if (
+            match
+            and match.group(1) in leads
+            and (early or leads[match.group(1)] not in _BEFORE_FINDINGS)
+            and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper())
+        ):
             after = start + match.end()
             self._open(leads[match.group(1)])
             if match.group(0).rstrip()[-1] in "-–":
@@ -197,7 +204,9 @@ class _Reader:
         if not self.passages or "\n\n" in self.text[self.passages[-1].end : start].replace("\r", ""):
             return False
         last = self.passages[-1]
-        return not last.bullet and not _SENTENCE_END.search(self.text[last.start : last.end][-80:]) and last.end - last.start > 55
+        if last.bullet or last.end - last.start <= 55:
+            return False
+        return not _SENTENCE_END.search(self.text[last.start : last.end][-80:])
 
     def _open(self, section: Section) -> None:
         self.section, self.label, self.heading_seen = section, None, True
@@ -219,8 +228,8 @@ class _Reader:
             if "\n\n" in between:
                 self.label = None
         for piece_start, piece_end in self._pieces(start, end):
-            self.passages.append(Passage(piece_start, piece_end, self.section, self.label, bullet, blank, lead))
-            blank = False
+            opens = not self.passages or self.passages[-1].section != self.section
+            self.passages.append(Passage(piece_start, piece_end, self.section, self.label, bullet, lead, opens))
 
     def _pieces(self, start: int, end: int):
         """The line cut at headings in its middle ("... normal. IMPRESSION: ..."), which open their sections."""
@@ -243,7 +252,7 @@ class _Reader:
 def _is_plain_label(label: str) -> bool:
     """A heading names things: no number, no sentence, few words."""
     words = label.split()
-    return len(words) <= 7 and not any(c.isdigit() for c in label) and not re.search(r"[.!?]\s", label) and "," not in label[:0]
+    return len(words) <= 7 and not any(c.isdigit() for c in label) and not re.search(r"[.!?]\s", label)
 
 
 def _states_something(key: str) -> bool:
@@ -263,7 +272,7 @@ def _lines(text: str):
     for index, (start, end) in enumerate(spans):
         gap = text[end_before:start].replace("\r\n", "\n").replace("\r", "\n")
         blank = gap.count("\n") > 1 or index == 0
-        if joined and not blank and _is_wrapped(text, joined[-1].end, spans[index - 1], (start, end), width):
+        if joined and not blank and _is_wrapped(text, spans[index - 1], (start, end), width):
             joined[-1].end = end
         else:
             joined.append(_Line(start, end, blank))
@@ -274,7 +283,7 @@ def _lines(text: str):
     return joined
 
 
-def _is_wrapped(text: str, _end: int, before: tuple[int, int], line: tuple[int, int], width: int) -> bool:
+def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width: int) -> bool:
     """Whether ``line`` goes on with the sentence of the line before it: it begins in lower case, or the line before was full."""
     previous, current = text[before[0] : before[1]].rstrip(), text[line[0] : line[1]].lstrip()
     if not previous or not current or _BULLET.match(text, *line) or previous.endswith((":", "=")):
@@ -292,9 +301,9 @@ def _is_wrapped(text: str, _end: int, before: tuple[int, int], line: tuple[int, 
 
 def is_all_capitals(text: str) -> bool:
     """Whether the report is written in capitals, so that capitals mark no heading."""
-    letters = [c for c in text[:20_000] if c.isalpha()]
-    upper = sum(c.isupper() for c in letters)
-    return bool(letters) and upper > 0.85 * len(letters)
+    sample = text[:5000]
+    letters = sum(map(str.isalpha, sample))
+    return letters > 0 and sum(map(str.isupper, sample)) > 0.85 * letters
 
 
 def read_layout(text: str) -> list[Passage]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from .lexicon import read_data
 
-MAX_SENTENCE = 4000  # characters; text without a full stop is cut at a space, so that no step sees an endless sentence
+MAX_SENTENCE = 1500  # characters; text without a full stop is cut at a space, so that no step sees an endless sentence
 
 _STOP = re.compile(r"[.!?]+[\"')\]*_]*(?=\s|$)|[.!?](?=[A-Z][a-z])|\n[ \t]*\n")
 _WORD_BEFORE = re.compile(r"[^\s(\[,;:]+$")

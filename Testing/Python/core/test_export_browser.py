@@ -121,6 +121,9 @@ def test_headers_sort_by_click_and_key_and_what_is_not_scored_stays_last(page):
     header.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
     assert header.get_attribute("aria-sort") == "ascending"
     assert [text[:4] for text in column(page, 2)] == ["0.25", "0.50", "0.81", "not ", "not "]
+    margin = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[3].find_element(By.TAG_NAME, "button")
+    margin.click()
+    assert column(page, 1)[:3] == ["hepatic steatosis", "=1+1 your prompt", "Lung nodule"]
     finding = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[1]
     finding.find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
     assert header.get_attribute("aria-sort") == "none"

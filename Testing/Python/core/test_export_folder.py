@@ -55,7 +55,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
     ["{", "[]", '{"schema": "other", "files": []}', '{"schema": "ctgvlm-results"}']
     + [
         json.dumps({"schema": "ctgvlm-results", "files": [file]})
-        for file in ("../thesis.txt", "/etc/passwd", "..\\x", "C:\\x", "a/../../x", "", ".", 5, "link/x")
+        for file in ("../thesis.txt", "/etc/passwd", "..\\x", "C:\\x", "a/../../x", "..", "a/..", "", ".", 5, "link/x")
     ],
 )
 def test_a_results_file_that_is_not_ours_or_points_outside_is_refused(tmp_path, text):

@@ -108,6 +108,14 @@ def test_the_table_shows_probabilities_and_why_there_is_none():
     assert [a["data-figure"] for a in document.all("button", class_="show")] == ["0", "1"]
 
 
+def test_what_was_not_scored_stands_last_and_takes_one_line():
+    result = a_result()
+    document = Document(page(dataclasses.replace(result, findings=result.findings[::-1])))
+    order = ["data-scored" in row for row in document.all("tr") if "data-organ" in row]
+    assert order == [True, True, True, False, False]
+    assert [cell["colspan"] for cell in document.all("td", class_="reason")] == ["3", "3"]
+
+
 def test_organs_warnings_settings_and_versions_are_shown():
     document = Document(page(a_result()))
     assert "4,000" in document.text_of(id="organs")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from export_cases import REPORT, a_result
 
-from CTGroundedVLMLib.export_labels import jsonable, notice, segment_display, slug, unique
+from CTGroundedVLMLib.export_labels import RESEARCH_NOTICE, jsonable, notice, segment_display, short_hash, slug, unique
 from CTGroundedVLMLib.export_plan import MOST_SEGMENT_PICTURES, make_plan, probability_words
 from CTGroundedVLMLib.export_tables import findings_csv, links_csv, results_document, results_json
-from CTGroundedVLMLib.types import FindingScore, Report, Segmentation, SentenceLink
+from CTGroundedVLMLib.types import FindingScore, ModelIdentity, Report, Segmentation, SentenceLink
 
 
 def record(result, **options) -> dict:
@@ -175,6 +175,13 @@ def test_an_untrained_model_is_called_so_in_json_and_in_every_row():
     assert record(result)["notice"].startswith("UNTRAINED")
     for table in (findings_csv(plan(result)), links_csv(plan(result))):
         assert all(row["notice"].startswith("UNTRAINED") for row in rows(table))
+
+
+def test_untrained_is_said_once_where_the_model_says_it_itself():
+    model = ModelIdentity("untrained", "none: random weights", False, "UNTRAINED MODEL: random weights.")
+    assert notice(model) == "UNTRAINED MODEL: random weights. " + RESEARCH_NOTICE
+    assert short_hash(model.sha256) == ""
+    assert short_hash("9f" * 32) == "9f9f9f9f9f"
 
 
 def test_a_trained_model_is_for_research_only_and_not_called_untrained():

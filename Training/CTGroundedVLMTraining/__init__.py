@@ -1,0 +1,1 @@
+"""Pre-training of fine-grained CT vision-language models. Imports ``CTGroundedVLMLib``, never the other way round."""
