@@ -96,7 +96,9 @@ def _matches(name: str, status: str, names: frozenset[str]) -> bool:
 
 
 def _compare(score: FindingScore, statement: _Statement, calibration: Calibration | None) -> ReportComparison:
-    threshold = calibration.thresholds.get(f"{score.organ}/{score.finding}") if calibration and score.calibrated else None
+    threshold = (
+        calibration.thresholds.get(f"{score.organ}/{score.finding}") if calibration and score.calibrated else None
+    )
     source = "default" if threshold is None else "calibration"
     threshold = DEFAULT_THRESHOLD if threshold is None else threshold
     image = None if score.probability is None else "positive" if score.probability >= threshold else "negative"
@@ -116,6 +118,7 @@ def _compare(score: FindingScore, statement: _Statement, calibration: Calibratio
         discrepancy=disagree,
         severity=severity,
         reason=_reason(score, statement, image, threshold, source),
+        source=score.source,
     )
 
 

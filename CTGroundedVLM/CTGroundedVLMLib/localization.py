@@ -126,6 +126,7 @@ def localize(
     direction_E: torch.Tensor,
     *,
     finding: str,
+    source: Literal["registry", "prompt"] = "registry",
     method: Method = "contribution",
     preprocessor: Preprocessor | None = None,
     shifts: int = 1,
@@ -134,6 +135,7 @@ def localize(
     """Heatmap of a finding on the CT grid, signed, zero outside the organ.
 
     Args:
+        finding, source: as in the FindingScore that the heatmap explains.
         encoded: the window in which the organ was scored.
         direction_E: positive minus negative text feature.
         shifts: 1 for the window as scored. s > 1 averages over s^3 windows that are moved by fractions of a patch, each
@@ -157,7 +159,7 @@ def localize(
         weight += transform.map_to_ct(inside.astype(np.float32), patch, box)
     values = np.divide(total, weight, out=np.zeros_like(total), where=(weight > 1e-6) & mask)
     start = tuple(s.start for s in box)
-    return Heatmap(name, finding, method, values, start, case.ct.array_kji.shape)
+    return Heatmap(name, finding, method, values, start, case.ct.array_kji.shape, source)
 
 
 def _windows(model: FVLM, encoded: WindowFeatures, preprocessor: Preprocessor | None, shifts: int, precision: str):

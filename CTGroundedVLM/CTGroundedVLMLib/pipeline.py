@@ -172,6 +172,7 @@ class Session:
                 number,
                 text_direction(prompt, self.encode_text),
                 finding=prompt.finding,
+                source=prompt.source,
                 method=self.options.heatmap_method,
                 preprocessor=self._preprocessor,
                 shifts=self.options.heatmap_shifts,

@@ -163,6 +163,7 @@ class ReportComparison:
     discrepancy: bool
     severity: float
     reason: str
+    source: Literal["registry", "prompt"] = "registry"
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ class Heatmap:
     values_kji: np.ndarray
     start_kji: tuple[int, int, int]
     shape_kji: tuple[int, int, int]
+    source: Literal["registry", "prompt"] = "registry"
     unit: str = "contribution of one image token to the logit (positive minus negative)"
 
     def to_volume(self) -> np.ndarray:

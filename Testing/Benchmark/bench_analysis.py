@@ -89,7 +89,12 @@ def run_ours(ct, mask, device, repeats, pipe):
         clock("new prompt", lambda: session.score([asked]))  # noqa: B023
         clock("heatmap", lambda: session.heatmap(asked))  # noqa: B023
         windows = [list(w.window.image_DHW.shape) for w in session.features.windows]
-    clock.seconds |= {"memory": peak_memory(device), "scores": scores, "precision": session.precision, "windows": windows}
+    clock.seconds |= {
+        "memory": peak_memory(device),
+        "scores": scores,
+        "precision": session.precision,
+        "windows": windows,
+    }
     pipe.send(clock.seconds)
 
 
@@ -143,7 +148,16 @@ def summarize(plain: dict, ours: dict, device: str) -> dict:
         side["scoring, cold (image + text)"] = side["image"] + side["text"]
         side["scoring, text ready"] = side["image"]
         side["total"] = side["preprocessing"] + side["image"] + side["text"]
-    rows = ("preprocessing", "image", "text", "scoring, cold (image + text)", "scoring, text ready", "total", "new prompt", "memory")
+    rows = (
+        "preprocessing",
+        "image",
+        "text",
+        "scoring, cold (image + text)",
+        "scoring, text ready",
+        "total",
+        "new prompt",
+        "memory",
+    )
     difference = max(abs(a - b) for a, b in zip(plain["scores"], ours["scores"], strict=True))
     return {
         "device": device,
@@ -164,7 +178,9 @@ def print_table(result: dict) -> None:
         print(f"| {row if row != 'memory' else 'peak memory'} | {plain:.2f} {unit} | {ours:.2f} {unit} | {ratio:.1f} |")
     print(f"\nOne heatmap on the CT grid: {result['heatmap_s']:.2f} s.")
     difference = result["largest_difference_of_a_probability"]
-    print(f"Largest difference of a probability, shared windows against one per organ (random weights): {difference:.4f}")
+    print(
+        f"Largest difference of a probability, shared windows against one per organ (random weights): {difference:.4f}"
+    )
 
 
 if __name__ == "__main__":

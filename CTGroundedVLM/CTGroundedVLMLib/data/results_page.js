@@ -53,7 +53,7 @@
   // The highest probabilities of the organs that the sentence speaks of, with their heat maps.
   function showRelated() {
     const organs = detail ? detail.dataset.organs.split("|").filter(Boolean) : [];
-    const value = (row) => Number(row.cells[2].dataset.value);
+    const value = (row) => Number(row.querySelector(".probability").dataset.value);
     const scored = rows.filter((row) => "scored" in row.dataset && organs.includes(row.dataset.organ));
     scored.sort((a, b) => value(b) - value(a));
     const list = related.querySelector("ul");
@@ -67,7 +67,7 @@
     name.textContent = `${row.cells[0].textContent}: ${row.cells[1].firstChild.textContent}`;
     const probability = document.createElement("span");
     probability.className = "probability";
-    probability.append(...[...row.cells[2].childNodes].map((node) => node.cloneNode(true)));
+    probability.append(...[...row.querySelector(".probability").childNodes].map((node) => node.cloneNode(true)));
     const button = row.querySelector("button.show");
     const end = button ? button.cloneNode(true) : document.createElement("span");
     item.append(name, probability, end);
@@ -112,6 +112,14 @@
   }
 
   document.addEventListener("click", (event) => {
+    const go = event.target.closest("a[data-go]");
+    const target = go && byId(`s${go.dataset.go}`);
+    if (target) {
+      event.preventDefault();
+      target.scrollIntoView({ block: "nearest" });
+      if (target.classList.contains("linked")) { pin(target); target.focus({ preventScroll: true }); }
+      return;
+    }
     const button = event.target.closest("button.show");
     if (!button) return;
     if (!button.closest("#viewer")) { pin(null); showDetail(null); }
@@ -148,11 +156,12 @@
     const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     const organ = byId("filter-organ").value;
     const scoredOnly = byId("filter-scored").checked;
+    const disagree = byId("filter-disagree");
     let count = 0;
     rows.forEach((row) => {
       const content = row.textContent.toLowerCase();
       const keep = words.every((w) => content.includes(w)) && (!organ || row.dataset.organ === organ)
-        && (!scoredOnly || "scored" in row.dataset);
+        && (!scoredOnly || "scored" in row.dataset) && (!disagree || !disagree.checked || "disagrees" in row.dataset);
       row.hidden = !keep;
       count += keep;
     });

@@ -156,7 +156,7 @@ def _all_segments(structures: tuple[Structure, ...]) -> frozenset[str]:
 
 
 def _combine(sentence: TokenizedSentence, sites: list[Site]) -> None:
-    """Terms of one structure narrow each other: "lower lobe of the right lung", "RUL apical segment", "calyx of the right kidney"."""
+    """Terms of one structure narrow each other: "lower lobe of the right lung", "calyx of the right kidney"."""
     by_family: dict[str, list[Site]] = {}
     for site in sites:
         if site.family == "lung" or (site.structure is not None and site.structure.paired):
@@ -195,8 +195,10 @@ def _drop_general(sentence: TokenizedSentence, family: list[Site]) -> None:
             site.segments = frozenset()
 
 
-_JOINING = frozenset({"lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior", "posterior", "superior", "inferior", "lateral", "medial",
-                      "and", "both", "within", "region", "zone", "level", "area", "part"})  # fmt: skip
+_JOINING = frozenset({
+    "lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior",
+    "posterior", "superior", "inferior", "lateral", "medial", "and", "both", "within", "region", "zone", "level", "area", "part",
+})  # fmt: skip
 
 
 def _gap(sentence: TokenizedSentence, one: Site, other: Site) -> list[str] | None:
@@ -278,7 +280,8 @@ def _implied(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
 def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | None:
     """ "Elevated right hemidiaphragm with overlying atelectasis": the side of what the finding accompanies."""
     before = sentence.lemmas[max(0, mention.first - 3) : mention.first]
-    if not any(w in sentence.lexicon.grammar["associated"] for w in before):
+    accompanies = "with" in before and not is_negated_before(sentence, mention.first)
+    if not accompanies and not any(w in sentence.lexicon.grammar["associated"] for w in before):
         return None
     sides = {sentence.lexicon.sides[w] for w in sentence.lemmas[: mention.first] if w in sentence.lexicon.sides}
     return sides.pop() if len(sides) == 1 else None
@@ -286,7 +289,7 @@ def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | N
 
 def _follow_side(sites: list[Site]) -> None:
     """A singular term without a side takes the only side that its structure, or its vessel, has before it in the sentence."""
-    for index, site in enumerate(sites):
+    for site in sites:
         if site.side is not None or site.plural or site.structure is None or not site.structure.paired or site.numbered:
             continue
         related = [s for s in sites if s.first < site.first and _same_group(s, site)]
@@ -305,7 +308,10 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
     if any(s.id in finding.names and s.family != site.family and _governs(sentence, s, site) for s in named):
         return True
     family = [s for s in named if s.family == site.family and s.segments]
-    if any(s.first < site.last and site.first < s.last for s in family):
+    if any(
+        (s.first < site.last and site.first < s.last) or (s.numbered and _same_clause(sentence, s, site))
+        for s in family
+    ):
         return True
     if finding.whole:
         return _is_pleural_elsewhere(sentence, site, family, implied)

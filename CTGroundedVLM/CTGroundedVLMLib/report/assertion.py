@@ -2,10 +2,10 @@
 
 Chapman et al., "A simple algorithm for identifying negated findings and diseases" (J Biomed Inform 2001; 34:301-310) and
 Harkema et al., "ConText" (J Biomed Inform 2009; 42:839-851): trigger terms before and after a finding, pseudo-triggers and
-terms that end a scope. Compared before writing this: negspacy and medspaCy's ConText bring spaCy (tens of compiled packages, too
-heavy for Slicer's Python); negex.py is one regular expression per trigger and sentence, whose six-token windows break off the long
-lists of radiology ("no nodule, mass, consolidation, effusion or pneumothorax"). Neither ends a scope where a list ends and
-a statement begins ("no pneumothorax, small effusion"), which decides most errors in reports, so the rules are written out here.
+terms that end a scope. Considered instead: negspacy and medspaCy's ConText bring spaCy with tens of compiled packages, too
+heavy for Slicer's Python; negex.py runs one regular expression per trigger and sentence and has windows of a few tokens, which
+break off the long lists of radiology ("no nodule, mass, consolidation, effusion or pneumothorax"). They end a scope at fixed
+words, not where a list ends and a statement begins ("no pneumothorax, small effusion"), so the rules are written out here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _BREAKS = frozenset({",", "and"})
 _ENDS_NEGATION = frozenset({"scope_end", "negation_after", "not_negation", "historical_after"})
 _ENDS_LOOK_AHEAD = _ENDS_NEGATION - {"not_negation"} | {"uncertain_after", "negation_before", "normal", "cause"}
 _AFTER_DOUBT = frozenset({
-    "", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "as", "because", "based", "for", "over", "--",
+    "", ".", ",", ";", ")", "and", "or", "but", "in", "at", "on", "given", "due", "between",
+    "as", "because", "based", "for", "over", "--",
 })  # fmt: skip
 
 
@@ -137,7 +138,8 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
     if kind != "uncertain_after":
         return True
     following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
-    return following in _AFTER_DOUBT and cue.first - last <= 12
+    ends = following in _AFTER_DOUBT or following in sentence.lexicon.grammar["location_prepositions"]
+    return ends and cue.first - last <= 12
 
 
 def _historical_before(sentence: TokenizedSentence, first: int) -> bool:

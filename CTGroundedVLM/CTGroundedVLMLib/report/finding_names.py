@@ -21,7 +21,8 @@ def names_of(
     """Names of ``finding``: one per structure where structures share it ("pleural or pericardial effusion")."""
     attached = _attached(mention, sites, sentence)
     if not attached and "{" in finding.name:
-        attached = [s for s in context if s.structure is not None][:1]
+        known = [s for s in context if s.structure is not None]
+        attached = ([s for s in known if s.id in finding.names] or known)[:1]
     names = dict.fromkeys(_name(finding, site) for site in attached)
     shared = dict.fromkeys(_names_of_shared_head(mention, sites, sentence))
     return [*shared, *(names or [_plain(finding)])]

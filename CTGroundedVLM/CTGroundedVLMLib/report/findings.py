@@ -20,8 +20,8 @@ _CUE_STATUS = (
     ("historical_after", "historical"), ("uncertain_before", "uncertain"), ("historical_before", "historical"),
 )  # fmt: skip
 _ABSENCE_VERBS = frozenset({
-    "is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed", "seen", "visualized",
-    "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
+    "is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed",
+    "seen", "visualized", "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
 })  # fmt: skip
 _NO_CONTENT = (
     "verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated",
@@ -63,12 +63,11 @@ def find_findings(
 
 def _with_enlarged_nodes(findings: tuple[ReportFinding, ...]) -> tuple[ReportFinding, ...]:
     """ "Enlarged lymph node" is lymphadenopathy, however far apart the two words stand."""
-    nodes = {f.status for f in findings if f.name == "lymph node"}
-    grown = {f.status for f in findings if f.name in ("enlargement", "lymph node enlargement")}
-    if not nodes & grown:
-        return findings
     names = ("lymph node", "enlargement", "lymph node enlargement")
-    renamed = [ReportFinding("lymphadenopathy", f.status) if f.name in names else f for f in findings]
+    grown = [f.status for f in findings if f.name in names[1:]]
+    if not grown or not any(f.name == "lymph node" for f in findings):
+        return findings
+    renamed = [ReportFinding("lymphadenopathy", grown[0]) if f.name in names else f for f in findings]
     return tuple(dict.fromkeys(renamed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..types import ReportFinding
 from .anatomy_mentions import Site
 from .laterality import free_sides
 from .lexicon import FindingTerm
@@ -24,6 +25,7 @@ class Context:
     heading: list[Site] | None = None
     previous: list[Site] = field(default_factory=list)
     fresh: bool = True  # no sentence stands under the heading yet
+    finding: ReportFinding | None = None  # what the sentence before found first
 
 
 def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Context) -> list[Site]:
@@ -31,6 +33,8 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
 
     Implied sites that the heading contradicts or narrows are changed in ``sites``.
     """
+    if _continues(sentence):
+        _narrow_by_previous(sites, context.previous)
     if any(s.finding is None for s in sites) or sentence.is_communication:
         return []
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
@@ -48,6 +52,34 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
     if any(f.bone for f in findings) and not any(s.family in _BONE_FAMILIES for s in source):
         return []
     return _on_side(sentence, source)
+
+
+def inherited_finding(
+    sentence: TokenizedSentence, own: Sequence[ReportFinding], context: Context
+) -> list[ReportFinding]:
+    """ "It has smooth margins." and "The largest is 8 mm." assert the finding of the sentence before once more."""
+    opening = sentence.lemmas[:2]
+    subject = opening[:1] == ["it"] or opening[:1] == ["they"] or "largest" in opening
+    if not subject or context.finding is None or any(f.status != "absent" for f in own):
+        return []
+    return [context.finding] if context.finding.status == "present" else []
+
+
+def _continues(sentence: TokenizedSentence) -> bool:
+    """Whether the sentence goes on about the same thing: "Extends into ...", "It ...", "... adjacent to the effusion"."""
+    grammar, opening = sentence.lexicon.grammar, sentence.lemmas[:1]
+    if opening and (
+        opening[0] in grammar["anaphora"] or opening[0] in grammar["verbs"] or opening[0].startswith("extend")
+    ):
+        return True
+    return any(m.first and "finding" in m.kinds and sentence.lemmas[m.first - 1] == "the" for m in sentence.mentions)
+
+
+def _narrow_by_previous(sites: list[Site], previous: Sequence[Site]) -> None:
+    for site in sites:
+        same = frozenset().union(*(s.segments for s in previous if s.family == site.family))
+        if site.side is None and not site.plural and same and same < site.segments:
+            site.segments = same
 
 
 def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:

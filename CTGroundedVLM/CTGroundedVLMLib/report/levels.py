@@ -216,7 +216,7 @@ def _ribs_after(sentence: TokenizedSentence, rib: int) -> Numbered | None:
         last += 1
     if start == last:
         return None
-    before = next((s for i in range(rib - 1, max(-1, rib - 5), -1) if (s := _side(sentence, i))), None)
+    before = next((s for i in range(rib - 1, max(-1, rib - 7), -1) if (s := _side(sentence, i))), None)
     after = next((s for i in range(last, min(last + 4, len(lemmas))) if (s := _side(sentence, i))), None)
     segments = _rib_sequence(sentence, start, last, before or after)
     return Numbered("rib", segments, rib, last) if segments else None

@@ -155,7 +155,11 @@ def load_lexicon() -> Lexicon:
         sides=cues["sides"],
     )
     for entry in findings["findings"]:
-        lexicon.add("finding", entry["terms"], _finding(entry, structures))
+        if entry["name"] == "{term}":
+            for term in entry["terms"]:
+                lexicon.add("finding", [term], _finding(entry | {"name": term}, structures))
+        else:
+            lexicon.add("finding", entry["terms"], _finding(entry, structures))
     for entry in anatomy["structures"]:
         lexicon.add("anatomy", entry["terms"], (structures[entry["id"]], False))
         lexicon.add("anatomy", entry.get("adjectives", ()), (structures[entry["id"]], True))

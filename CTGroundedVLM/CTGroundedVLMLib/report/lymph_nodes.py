@@ -13,7 +13,7 @@ _SEEN = frozenset({
 
 
 def landmarks(sentence: TokenizedSentence) -> set[int]:
-    """First tokens of anatomy that only says where lymph nodes lie ("para-aortic and iliac nodes", "nodes in the splenic hilum")."""
+    """First tokens of anatomy that only says where lymph nodes lie ("iliac nodes", "nodes in the splenic hilum")."""
     nodes = [m for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm) and f.node]
     found: set[int] = set()
     for node in nodes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..types import Report, Section, Sentence
 from .anatomy_mentions import Site, find_sites
 from .findings import find_findings
-from .inheritance import Context, inherited_sites, settle_ventricles
+from .inheritance import Context, inherited_finding, inherited_sites, settle_ventricles
 from .lexicon import FindingTerm, load_lexicon
 from .measurements import find_citations, find_measurements
 from .sections import Passage, read_layout
@@ -74,7 +74,9 @@ class _SentenceReader:
         settle_ventricles(sentence, sites, self._context)
         inherited = inherited_sites(sentence, sites, self._context)
         findings = find_findings(sentence, sites, inherited)
+        findings = (*inherited_finding(sentence, findings, self._context), *findings)
         linked = [] if sentence.is_communication else [*sites, *inherited]
+        self._context.finding = findings[0] if findings else self._context.finding
         self._context.previous, self._context.fresh = (linked, False) if linked or sites else ([], False)
         return Sentence(
             start, end, section, segments=_segments(sentence, linked), findings=findings, measurements=measurements,

@@ -79,12 +79,9 @@ def _key(label: str) -> str:
 def section_of(label: str) -> Section | None:
     """The section that a heading opens, if it opens one ("FINDINGS (CT chest)" opens findings)."""
     names = _headings().section
-    key = _key(label)
+    key = _key(re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*", " ", label))
     if key in names:
         return names[key]
-    short = re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*", " ", key).strip()
-    if short in names:
-        return names[short]
     first = re.match(r"(findings|impression|conclusion|technique|comparison|indication)s?\b", key)
     if first and len(key.split()) <= 6:
         return names[first.group(1)] if "and" not in key.split()[:2] else names.get(first.group(1))
@@ -167,7 +164,7 @@ class _Reader:
             return self._lead(start, end, bullet)
         label, after = match.group(1), match.end()
         section = section_of(label)
-        if section:
+        if section and not (bullet and section == "other"):
             self._open(section)
             return after
         key = _key(label)
@@ -292,8 +289,8 @@ def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width
         return False
     first = re.match(r"\S+", current).group()
     full = 50 <= width <= 140 and len(previous) + 1 + len(first) > width
-    if previous[-1] in ".!?":
-        return full and not _LABEL.match(current)
+    if previous[-1] in ".!?" or not (current[0].isalnum() or current[0] in "([\"'"):
+        return False
     if current[0].islower() and (len(previous) > 40 or previous[-1] == ","):
         return True
     return full and len(previous) > 40

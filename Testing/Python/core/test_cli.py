@@ -63,7 +63,9 @@ def run(*arguments):
 
 
 def listing(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts)
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts
+    )
 
 
 def test_analyze_writes_everything_and_says_where(files, model, tmp_path, capsys):
@@ -127,7 +129,9 @@ def test_an_untrained_model_is_marked_everywhere(files, tmp_path, capsys, monkey
 
     monkeypatch.setattr(find, "untrained_model", lambda device: a_small_model())  # the full-size one runs in make demo
     output = tmp_path / "out"
-    assert run("analyze", ct, "--segmentation", seg, "--report", report, "--model", "untrained", "--output", output) == 0
+    assert (
+        run("analyze", ct, "--segmentation", seg, "--report", report, "--model", "untrained", "--output", output) == 0
+    )
     assert "UNTRAINED" in capsys.readouterr().out
     for name in ("results.json", "findings.csv", "links.csv", "index.html"):
         assert "UNTRAINED" in (output / name).read_text(), name
@@ -224,7 +228,12 @@ BAD_ARGUMENTS = {
     "truncated mask": (3, "seg.nii.gz", a_truncated, ()),
     "empty mask": (3, "mask|segmentation", replaced(lambda a: np.zeros_like(a)), ()),
     "no known class": (3, "class", replaced(lambda a: np.where(a > 0, 200, 0).astype(np.uint8)), ()),
-    "organs the model lacks": (3, "none of the model's organs", replaced(lambda a: np.where(a > 0, 5, 0).astype(np.uint8)), ()),
+    "organs the model lacks": (
+        3,
+        "none of the model's organs",
+        replaced(lambda a: np.where(a > 0, 5, 0).astype(np.uint8)),
+        (),
+    ),
     "unknown organ": (3, 'no organ "knee"', None, ("--prompt", "knee", "tear")),
     "empty prompt": (3, "is empty", None, ("--prompt", "heart", " ")),
     "missing report": (3, "does not exist", None, ("--report", "nothing.txt")),
@@ -313,7 +322,9 @@ def test_an_interrupted_analysis_leaves_nothing_half_written(files, model, tmp_p
     before = listing(tmp_path)
     command = [sys.executable, "-m", "CTGroundedVLMLib.cli", "analyze", ct, "--segmentation", seg, "--model", model,
                "--output", tmp_path / "out", "--heatmap-shifts", "8", "--min-visible", "0", "--no-cache"]  # fmt: skip
-    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True, env=a_shell(), cwd=tmp_path)
+    process = subprocess.Popen(
+        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env=a_shell(), cwd=tmp_path
+    )
     for line in process.stderr:
         if "heatmaps" in line:
             process.send_signal(number)
@@ -356,11 +367,18 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys, model):
 def test_a_checkpoint_with_missing_and_strange_keys_names_them(tmp_path, capsys, model):
     import torch
 
-    state = {f"vision_projs.{i}.{part}": torch.zeros((256, 768) if part == "weight" else 256) for i in range(4) for part in ("weight", "bias")}
+    state = {
+        f"vision_projs.{i}.{part}": torch.zeros((256, 768) if part == "weight" else 256)
+        for i in range(4)
+        for part in ("weight", "bias")
+    }
     state |= {"temp": torch.tensor(0.07), "strange.weight": torch.zeros(2), "query_tokens": torch.zeros(3, 768)}
     state["text_encoder.embeddings.word_embeddings.weight"] = torch.zeros(30522, 768)
     torch.save({"model": state}, tmp_path / "checkpoint.pth")
-    assert run("models", "import-fvlm", tmp_path / "checkpoint.pth", "--tokenizer", model, "--output", tmp_path / "new") == 4
+    assert (
+        run("models", "import-fvlm", tmp_path / "checkpoint.pth", "--tokenizer", model, "--output", tmp_path / "new")
+        == 4
+    )
     error = capsys.readouterr().err
     assert "unexpected: strange.weight" in error
     assert "missing: vision.norm.weight" in error

@@ -61,7 +61,9 @@ def test_what_is_not_mentioned_is_never_called_normal():
 
 def test_a_finding_seen_but_not_mentioned_is_a_discrepancy_of_lesser_weight():
     report = a_report(("pleural effusion", "absent", LOBES))
-    denied, unmentioned = compare_with_report([a_score("Emphysema", 0.9), a_score("Pleural effusion", 0.9)], report, ORGANS)
+    denied, unmentioned = compare_with_report(
+        [a_score("Emphysema", 0.9), a_score("Pleural effusion", 0.9)], report, ORGANS
+    )
     assert (denied.finding, unmentioned.finding) == ("Pleural effusion", "Emphysema")
     assert denied.severity == pytest.approx(math.log(9))
     assert unmentioned.severity == pytest.approx(0.5 * math.log(9))

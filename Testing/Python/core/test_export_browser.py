@@ -114,14 +114,14 @@ def test_the_focus_can_be_seen(page):
 
 
 def test_headers_sort_by_click_and_key_and_what_is_not_scored_stays_last(page):
-    header = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[2]
+    header = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[3]
     header.find_element(By.TAG_NAME, "button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    assert [text[:4] for text in column(page, 2)] == ["0.81", "0.50", "0.25", "not ", "not "]
+    assert [text[:4] for text in column(page, 3)] == ["0.81", "0.50", "0.25", "not ", "not "]
     header.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
     assert header.get_attribute("aria-sort") == "ascending"
-    assert [text[:4] for text in column(page, 2)] == ["0.25", "0.50", "0.81", "not ", "not "]
-    margin = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[3].find_element(By.TAG_NAME, "button")
+    assert [text[:4] for text in column(page, 3)] == ["0.25", "0.50", "0.81", "not ", "not "]
+    margin = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[4].find_element(By.TAG_NAME, "button")
     margin.click()
     assert column(page, 1)[:3] == ["hepatic steatosis", "=1+1 your prompt", "Lung nodule"]
     finding = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[1]
@@ -142,10 +142,27 @@ def test_the_table_is_filtered_by_words_organ_and_score(page):
     assert len(column(page, 1)) == 2
 
 
+def test_disagreements_with_the_report_stand_first_and_can_be_shown_alone(page):
+    assert column(page, 2)[0] == "present ≠ image 2"
+    assert column(page, 1)[0] == "Lung nodule"
+    page.find_element(By.ID, "filter-disagree").click()
+    assert column(page, 1) == ["Lung nodule"]
+    page.find_element(By.ID, "filter-disagree").click()
+    header = page.find_elements(By.CSS_SELECTOR, "#scores thead th")[2].find_element(By.TAG_NAME, "button")
+    header.click()
+    assert column(page, 1)[0] == "Lung nodule"
+
+
+def test_a_sentence_number_in_the_table_leads_to_that_sentence(page):
+    page.find_element(By.CSS_SELECTOR, "#scores a[data-go='1']").click()
+    assert page.find_element(By.ID, "s1").get_attribute("aria-pressed") == "true"
+    assert page.find_element(By.ID, "detail-1").is_displayed()
+
+
 def test_a_heat_map_is_shown_by_its_button_and_by_the_list_of_pictures(page):
-    page.find_element(By.CSS_SELECTOR, "#scores button.show").click()
-    assert shown_figures(page) == ["f0"]
-    assert page.find_element(By.ID, "pick").get_attribute("value") == "0"
+    page.find_element(By.CSS_SELECTOR, "#scores button.show").click()  # of the disagreement, which stands first
+    assert shown_figures(page) == ["f1"]
+    assert page.find_element(By.ID, "pick").get_attribute("value") == "1"
     page.find_element(By.CSS_SELECTOR, "#pick option[value='3']").click()
     assert shown_figures(page) == ["f3"]
 

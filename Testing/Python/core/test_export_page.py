@@ -11,9 +11,9 @@ import pytest
 from export_cases import BOXES, HOSTILE, REPORT, SHAPE, a_hostile_result, a_result
 
 from cases import a_case
-from CTGroundedVLMLib.export_html import page_html
-from CTGroundedVLMLib.export_plan import make_plan
-from CTGroundedVLMLib.export_tables import results_document
+from CTGroundedVLMLib.export.html import page_html
+from CTGroundedVLMLib.export.plan import make_plan
+from CTGroundedVLMLib.export.tables import results_document
 from CTGroundedVLMLib.types import (
     AnalysisResult,
     Report,
@@ -104,8 +104,16 @@ def test_the_table_shows_probabilities_and_why_there_is_none():
     assert "not scored: the model's output was not a finite number" in table
     assert "nan" not in table.lower()
     bars = [a["width"] for t, a in document.tags if t == "rect" and a.get("class") == "fill"]
-    assert bars == ["81.2", "25.0", "50.0"]
-    assert [a["data-figure"] for a in document.all("button", class_="show")] == ["0", "1"]
+    assert bars == ["25.0", "81.2", "50.0"]  # the disagreement with the report first
+    assert [a["data-figure"] for a in document.all("button", class_="show")] == ["1", "0"]
+
+
+def test_without_a_report_the_table_compares_nothing():
+    result = dataclasses.replace(a_result(), comparisons=())
+    document = Document(page(result))
+    assert "≠" not in document.text_of(id="scores")
+    assert "Report" not in document.text_of(id="scores")
+    assert not document.all("input", id="filter-disagree")
 
 
 def test_what_was_not_scored_stands_last_and_takes_one_line():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cases import LPS, a_case
-from CTGroundedVLMLib.export_canvas import PANEL_PX, Sheet, panel_corners, shorten
-from CTGroundedVLMLib.export_pictures import (
+from CTGroundedVLMLib.export.canvas import PANEL_PX, Sheet, panel_corners, shorten
+from CTGroundedVLMLib.export.pictures import (
     SEGMENT_COLOURS,
     Scene,
     draw_heatmap,
@@ -23,8 +23,8 @@ from CTGroundedVLMLib.export_pictures import (
     evidence_colours,
     window_of,
 )
-from CTGroundedVLMLib.export_plan import make_plan
-from CTGroundedVLMLib.export_planes import AXIAL, CORONAL, PLANES, SAGITTAL, DisplayGrid, Field, cut
+from CTGroundedVLMLib.export.plan import make_plan
+from CTGroundedVLMLib.export.planes import AXIAL, CORONAL, PLANES, SAGITTAL, DisplayGrid, Field, cut
 from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
 from CTGroundedVLMLib.volume_io import load_case
 

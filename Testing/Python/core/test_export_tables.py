@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from export_cases import REPORT, a_result
 
-from CTGroundedVLMLib.export_labels import RESEARCH_NOTICE, jsonable, notice, segment_display, short_hash, slug, unique
-from CTGroundedVLMLib.export_plan import MOST_SEGMENT_PICTURES, make_plan, probability_words
-from CTGroundedVLMLib.export_tables import findings_csv, links_csv, results_document, results_json
+from CTGroundedVLMLib.export.labels import RESEARCH_NOTICE, jsonable, notice, segment_display, short_hash, slug, unique
+from CTGroundedVLMLib.export.plan import MOST_SEGMENT_PICTURES, make_plan, probability_words
+from CTGroundedVLMLib.export.tables import findings_csv, links_csv, results_document, results_json
 from CTGroundedVLMLib.types import FindingScore, ModelIdentity, Report, Segmentation, SentenceLink
 
 
@@ -216,13 +216,29 @@ def test_the_table_of_findings_holds_every_number():
 def test_a_question_that_the_registry_asks_too_keeps_its_own_heat_map_and_score():
     result = a_result()
     own = FindingScore("liver", "hepatic steatosis", 0.25, -1.1, False, None, ("x",), ("not x",), "prompt")
-    heatmaps = (result.heatmaps[0], *result.heatmaps)  # questions come first
+    heatmaps = (dataclasses.replace(result.heatmaps[0], source="prompt"), *result.heatmaps)
     made = plan(dataclasses.replace(result, findings=(*result.findings, own), heatmaps=heatmaps))
     table = rows(findings_csv(made))
     assert table[5]["heatmap"] == "heatmaps/liver_hepatic-steatosis.nii.gz"
     assert table[0]["heatmap"] == "heatmaps/liver_hepatic-steatosis-2.nii.gz"
     assert [made.score_of_heatmap[n].probability for n in (0, 1, 2)] == [0.25, 0.8125, 0.25]
     assert made.score_of_heatmap[2].finding == "Lung nodule"
+
+
+def test_what_the_report_says_stands_beside_each_finding():
+    made = plan(a_result())
+    table = rows(findings_csv(made))
+    assert [(row["report"], row["discrepancy"]) for row in table] == [
+        ("present", "no"), ("present", "yes"), ("not mentioned", "no"), ("absent", "no"), ("not mentioned", "no"),
+    ]  # fmt: skip
+    assert table[1]["comparison"] == "States it."
+    comparisons = results_document(made)["comparisons"]
+    assert (comparisons[0]["finding"], comparisons[0]["sentences"], comparisons[0]["discrepancy"]) == (
+        "Lung nodule",
+        [1],
+        True,
+    )
+    assert comparisons[4]["probability"] is None
 
 
 def test_formulas_are_defused_and_negative_numbers_are_not():

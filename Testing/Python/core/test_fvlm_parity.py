@@ -92,7 +92,9 @@ def test_organ_tokens_features_and_probabilities_equal_the_release(imported, par
 def test_a_real_ct_is_scored_as_the_release_scores_it(imported, expected, test_data, mode):
     folder = test_data / "ct" / "abdomen"
     case = load_case(folder / "ct.nii.gz", folder / "segmentation.nii.gz")
-    options = AnalysisOptions(mode=mode, grid="release", precision="fp32", finding_set="fvlm16", min_visible=0.0, heatmaps=0)
+    options = AnalysisOptions(
+        mode=mode, grid="release", precision="fp32", finding_set="fvlm16", min_visible=0.0, heatmaps=0
+    )
     session = Session(case, imported, options)
     assert [session._preprocessor.organ_voxels[i] for i in range(4)] == expected["whole_organ_sizes"].tolist()
     for organ in ("lung", "aorta"):

@@ -66,10 +66,15 @@ def test_removing_a_tokens_value_changes_the_margin_by_its_contribution_when_att
     with torch.no_grad():
         contributions, _ = token_contributions(model, window, number, direction)
         token = int(window.token_mask_ON[window.window.organs.index(number)].nonzero()[3])
-        pooling, used = model.pooling, window.token_mask_ON[window.window.organs.index(number)].repeat(len(contributions))
+        pooling, used = (
+            model.pooling,
+            window.token_mask_ON[window.window.organs.index(number)].repeat(len(contributions)),
+        )
         q, k, v = pooling.project_qkv(window.tokens_TC[used][None], torch.tensor([number]))
         weights = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)
-        feature = pooling.project(pooling.attention.out_proj((weights @ v).transpose(1, 2).flatten(2)), torch.tensor([number]))[0, 0]
+        feature = pooling.project(
+            pooling.attention.out_proj((weights @ v).transpose(1, 2).flatten(2)), torch.tensor([number])
+        )[0, 0]
         silenced = v.clone()
         index = int(used[:token].sum())  # of the first level
         bias = pooling.attention.in_proj_bias.chunk(3)[2].unflatten(0, (v.shape[1], -1))
@@ -100,7 +105,9 @@ def test_hirescam_is_gradient_times_activation(session):
 @pytest.mark.parametrize("method", ["contribution", "hirescam"])
 def test_a_heatmap_fills_the_organ_and_nothing_else(session, method):
     number, prompt, window, direction = parts(session, "aorta", "calcified plaque")
-    heatmap = localize(session.loaded.model, session.case, window, number, direction, finding=prompt.finding, method=method)
+    heatmap = localize(
+        session.loaded.model, session.case, window, number, direction, finding=prompt.finding, method=method
+    )
     volume = heatmap.to_volume()
     organ = session.case.segmentation.labels_kji == LABEL["aorta"]
     assert volume.shape == session.case.ct.array_kji.shape
@@ -120,9 +127,13 @@ def test_a_voxel_at_a_patch_centre_has_its_patchs_value(session):
         centre = (token + 0.5) * session.loaded.config.vision.patch_size - 0.5
         voxel = np.round(window.window.transform.to_ct(centre[None])[0]).astype(int)
         inside = all(0 <= v < n for v, n in zip(voxel, session.case.ct.array_kji.shape, strict=True))
-        if inside and session.case.segmentation.names.get(int(session.case.segmentation.labels_kji[tuple(voxel)]), "").startswith("lung"):
+        if inside and session.case.segmentation.names.get(
+            int(session.case.segmentation.labels_kji[tuple(voxel)]), ""
+        ).startswith("lung"):
             # half a voxel of rounding, on a grid of 16 x 16 x 32
-            assert heatmap.to_volume()[tuple(voxel)] == pytest.approx(values[tuple(token)], abs=0.1 * float(np.abs(values).max()))
+            assert heatmap.to_volume()[tuple(voxel)] == pytest.approx(
+                values[tuple(token)], abs=0.1 * float(np.abs(values).max())
+            )
             checked += 1
     assert checked >= 4
 

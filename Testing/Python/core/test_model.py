@@ -232,7 +232,9 @@ def test_saving_over_something_is_refused_and_leaves_it(small, tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("CTGroundedVLMLib.model.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "CTGroundedVLMLib.model.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OutputError, match="disk full"):
         save_checkpoint(tmp_path / "model", small.model, small.tokenizer, name="x", trained=True)
     assert list(tmp_path.iterdir()) == []

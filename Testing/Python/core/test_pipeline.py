@@ -33,7 +33,11 @@ def test_one_analysis_scores_links_and_localizes(loaded):
     assert hernia.reason == "esophagus is not in the segmentation"
     assert [(h.organ, h.finding) for h in result.heatmaps][0] == ("aorta", "calcified plaque")
     assert len(result.heatmaps) == 3
-    linked = {result.report.text[s.start : s.end]: link for link in result.links for s in [result.report.sentences[link.sentence]]}
+    linked = {
+        result.report.text[s.start : s.end]: link
+        for link in result.links
+        for s in [result.report.sentences[link.sentence]]
+    }
     assert linked["The heart is enlarged."].segments == ("heart",)
     assert linked["The heart is enlarged."].organs == ("heart",)
     assert linked["The spleen is normal."].segments == ()
@@ -103,7 +107,9 @@ def test_an_organ_that_cannot_be_scored_says_why(loaded, boxes, reason):
 
 def test_a_cut_organ_is_scored_with_a_warning_where_enough_of_it_is_visible(loaded):
     # 30 x 18 x 30 voxels of 3 mm3: 49 ml of at least 100
-    result = analyze(a_case({"aorta": ((10, 50, 50), (40, 68, 80))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0))
+    result = analyze(
+        a_case({"aorta": ((10, 50, 50), (40, 68, 80))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0)
+    )
     assert scores_of(result)["aorta", "Arterial wall calcification"].probability is not None
     assert result.warnings == ("aorta touches the border of the scan and may be cut off: about 49% is visible.",)
     (aorta,) = (info for info in result.organs if info.organ == "aorta")

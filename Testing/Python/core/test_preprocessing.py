@@ -48,7 +48,10 @@ def test_reference_windows_equal_resampling_the_whole_volume_first(spacing, grid
 
 def test_the_release_grid_swaps_the_pixel_sizes_and_ours_does_not():
     case = a_case(CHEST, spacing=(0.8, 1.2, 3.0))
-    sizes = {g: [a.size for a in resampling_axes((40, 120, 140), case.ct.ijk_to_ras, (3, 1, 1), g)] for g in ("release", "physical")}
+    sizes = {
+        g: [a.size for a in resampling_axes((40, 120, 140), case.ct.ijk_to_ras, (3, 1, 1), g)]
+        for g in ("release", "physical")
+    }
     assert sizes["release"] == [40, 96, 168]
     assert sizes["physical"] == [40, 144, 112]
     image, labels = plain_volume(case)
@@ -105,7 +108,9 @@ def test_an_oblique_scan_is_resampled_by_its_own_spacing():
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     case = a_case(CHEST, spacing=(0.8, 1.1, 2.5), directions=turn @ LPS)
     straight = a_case(CHEST, spacing=(0.8, 1.1, 2.5))
-    for window, want in zip(preprocessor(case).shared_windows().windows, preprocessor(straight).shared_windows().windows, strict=True):
+    for window, want in zip(
+        preprocessor(case).shared_windows().windows, preprocessor(straight).shared_windows().windows, strict=True
+    ):
         assert torch.allclose(window.image_DHW, want.image_DHW, atol=1e-5)
 
 
@@ -123,7 +128,9 @@ def test_a_voxel_of_the_window_lies_where_its_transform_says():
     config = PreprocessingConfig(hu_window=(0.0, 200.0), minimum_size=(16, 16, 32), window_size=(16, 16, 32))
     for axis in range(3):
         ramp = np.broadcast_to(
-            np.arange(case.ct.array_kji.shape[axis], dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(3)]),
+            np.arange(case.ct.array_kji.shape[axis], dtype=np.int16).reshape(
+                [-1 if a == axis else 1 for a in range(3)]
+            ),
             case.ct.array_kji.shape,
         )
         ramped = type(case)(type(case.ct)(np.ascontiguousarray(ramp), case.ct.ijk_to_ras, "ramp"), case.segmentation)
@@ -148,7 +155,9 @@ def test_a_map_returns_to_the_voxels_it_came_from():
 
 
 def test_organs_that_fit_together_share_a_window():
-    shared = preprocessor(a_case(CHEST), config=PreprocessingConfig(minimum_size=(48, 64, 96), window_size=(64, 160, 160)))
+    shared = preprocessor(
+        a_case(CHEST), config=PreprocessingConfig(minimum_size=(48, 64, 96), window_size=(64, 160, 160))
+    )
     assert [window.organs for window in shared.shared_windows().windows] == [(0, 1, 3)]
 
 

@@ -53,7 +53,11 @@ def test_extreme_margins_do_not_overflow():
 
 
 def a_calibration(tmp_path, **changes):
-    content = {"format": "ctgvlm-calibration", "model_sha256": "abc", "findings": {"lung/nodule": {"a": 0.5, "b": -1.0}}}
+    content = {
+        "format": "ctgvlm-calibration",
+        "model_sha256": "abc",
+        "findings": {"lung/nodule": {"a": 0.5, "b": -1.0}},
+    }
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(content | changes))
     return path

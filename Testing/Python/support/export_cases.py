@@ -16,6 +16,7 @@ from CTGroundedVLMLib.types import (
     ModelIdentity,
     OrganInfo,
     Report,
+    ReportComparison,
     ReportFinding,
     Segmentation,
     Sentence,
@@ -72,6 +73,7 @@ def a_result(
         timings_s={"preprocess": 0.5, "score": math.nan},
         warnings=("the liver may be cut off",),
         versions={"ctgvlm": "0.1.0"},
+        comparisons=_comparisons(),
     )
 
 
@@ -112,6 +114,37 @@ def _sentences() -> tuple[Sentence, ...]:
     )
 
 
+def _comparisons() -> tuple[ReportComparison, ...]:
+    """Of the first three scores; the nodule is the one disagreement."""
+    return (
+        ReportComparison(
+            "lung", "Lung nodule", "present", (1,), 0.25, 0.5, "default", "negative", True, 1.1, "States it."
+        ),
+        ReportComparison(
+            "liver",
+            "hepatic steatosis",
+            "present",
+            (0, 3),
+            0.8125,
+            0.3,
+            "calibration",
+            "positive",
+            False,
+            0.0,
+            "Agree.",
+        ),
+        ReportComparison(
+            "lung", "=1+1", "not mentioned", (), 0.5, 0.6, "default", "negative", False, 0.0, "Silent.", "prompt"
+        ),
+        ReportComparison(
+            "esophagus", "Hiatal hernia", "absent", (2,), None, 0.5, "default", None, False, 0.0, "Not scored."
+        ),
+        ReportComparison(
+            "lung", "Emphysema", "not mentioned", (), math.nan, 0.5, "default", None, False, 0.0, "Silent."
+        ),
+    )
+
+
 def _scores() -> tuple[FindingScore, ...]:
     return (
         FindingScore(
@@ -145,4 +178,9 @@ def a_hostile_result() -> AnalysisResult:
         settings={HOSTILE: HOSTILE},
         warnings=(HOSTILE,),
         versions={HOSTILE: HOSTILE},
+        comparisons=(
+            ReportComparison(
+                HOSTILE, HOSTILE, "absent", (0,), 0.5, 0.5, "default", "positive", True, 0.1, HOSTILE, "prompt"
+            ),
+        ),
     )

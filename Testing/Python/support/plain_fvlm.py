@@ -67,7 +67,9 @@ def preprocess_files(ct: Path, mask: Path, names: dict[int, str], organs, config
         for key in KEYS:
             data[key].meta["filename_or_obj"] = f"{key}.nii.gz"
             folder = work / step
-            transforms.SaveImage(folder, output_postfix="", separate_folder=False, resample=False, print_log=False)(data[key])
+            transforms.SaveImage(folder, output_postfix="", separate_folder=False, resample=False, print_log=False)(
+                data[key]
+            )
         return {key: work / step / f"{key}.nii.gz" for key in KEYS}
 
     data = load({"image": ct, "label": mask})
@@ -109,7 +111,15 @@ class PlainFVLM:
         self.loaded, model, config = loaded, loaded.model, loaded.config
         v, t = config.vision, config.text
         self.vit = ViT(
-            1, v.image_size, v.patch_size, v.hidden_size, v.mlp_size, v.blocks, v.heads, dropout_rate=v.dropout, qkv_bias=True
+            1,
+            v.image_size,
+            v.patch_size,
+            v.hidden_size,
+            v.mlp_size,
+            v.blocks,
+            v.heads,
+            dropout_rate=v.dropout,
+            qkv_bias=True,
         ).eval()
         left = self.vit.load_state_dict(model.vision.state_dict(), strict=False)
         assert not left.unexpected_keys

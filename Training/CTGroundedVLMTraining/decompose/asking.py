@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from CTGroundedVLMLib.errors import InputError
 
 from .cache import AnswerCache
-from .chat import BusyError, ChatModel, Messages, ReportFailure, UnansweredError
+from .chat import BusyError, ChatModel, Messages, ReportFailure
 
 _SHOWN = 80
 
@@ -49,7 +49,7 @@ class Asker:
         After an invalid answer the model is shown it with ``reminder``.
 
         Raises:
-            ReportFailure: no valid answer, or none at all (UnansweredError), after all tries.
+            ReportFailure: no valid answer, or none at all, after all tries.
         """
         kept = self._cache.get(self.identity, messages)
         value = read(kept) if kept is not None else None
@@ -72,7 +72,7 @@ class Asker:
                 return self._model.complete(messages)
             except BusyError as error:
                 if attempt == self._policy.retries:
-                    raise UnansweredError(f"{error}, {attempt + 1} times") from error
+                    raise ReportFailure(f"{error}, {attempt + 1} times") from error
                 if self._stop.wait(self._policy.wait_s(attempt, error.retry_after_s)):
-                    raise UnansweredError("stopped") from error
+                    raise ReportFailure("stopped") from error
         raise AssertionError("unreachable: the loop returns or raises")

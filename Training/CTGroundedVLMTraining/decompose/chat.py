@@ -30,10 +30,6 @@ class ReportFailure(CTGroundedVLMError):  # noqa: N818 -- it is an outcome that 
     """One report cannot be decomposed; the reason is recorded with it."""
 
 
-class UnansweredError(ReportFailure):
-    """No answer after all retries: recorded, and a sign that the server is gone when it happens again and again."""
-
-
 class BusyError(CTGroundedVLMError):
     """The model cannot answer now. ``retry_after_s``: what the server asked to wait, or None."""
 

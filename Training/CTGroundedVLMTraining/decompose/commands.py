@@ -8,11 +8,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from CTGroundedVLMLib.anatomy import organ_groups
 from CTGroundedVLMLib.errors import InputError
+
+from .runner import Decomposer
 
 SOME_FAILED = 8
 _KEY_VARIABLE = "CTGVLM_LLM_API_KEY"
@@ -78,37 +81,26 @@ def _positive(text: str) -> int:
 def decompose(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train decompose``."""
     from .journal import Journal
-    from .normality import with_legacy_normality
     from .reports import read_reports
     from .runner import decompose as run
 
     _check(arguments)
     reports = read_reports(arguments.input, arguments.id_column, arguments.text_column)
     stop = threading.Event()
-    make, model_settings, threads, close = _llm(arguments, stop) if arguments.method == "llm" else _rules(arguments)
-    legacy = arguments.normality == "legacy"
+    method = _llm(arguments, stop) if arguments.method == "llm" else _rules(arguments)
     settings = {
         "method": arguments.method,
         "group": arguments.group,
         "normality": arguments.normality,
-        **model_settings,
+        **method.settings,
     }
-    show = _Progress(arguments.quiet)
     try:
-        sync_s = 0.0 if arguments.method == "llm" else 1.0
-        with Journal(arguments.output, settings, retry_failed=arguments.retry_failed, sync_s=sync_s) as journal:
-            summary = run(
-                reports,
-                (lambda text: with_legacy_normality(make(text))) if legacy else make,
-                journal,
-                settings,
-                threads=threads,
-                stop=stop,
-                progress=show,
-            )
+        with Journal(arguments.output, settings, retry_failed=arguments.retry_failed, sync_s=method.sync_s) as journal:
+            decomposer, progress = _with_normality(method.decomposer, arguments.normality), _Progress(arguments.quiet)
+            summary = run(reports, decomposer, journal, settings, threads=method.threads, stop=stop, progress=progress)
             failed = sum(journal.done[report.report_id][1] is not None for report in reports)
     finally:
-        close()
+        method.close()
     print(f"{arguments.output}: {summary.made} reports made now, {summary.earlier} before; {failed} failed")
     if failed:
         print(
@@ -118,7 +110,26 @@ def decompose(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
+@dataclass(frozen=True)
+class _Method:
+    """How to decompose: what a command line's options come to."""
+
+    decomposer: Decomposer
+    settings: Mapping[str, object] = field(default_factory=dict)
+    threads: int = 1
+    sync_s: float = 1.0  # rules are quick: what a power cut takes is soon made again
+    close: Callable[[], None] = lambda: None
+
+
+def _with_normality(decomposer: Decomposer, normality: str) -> Decomposer:
+    from .normality import with_legacy_normality
+
+    return (lambda text: with_legacy_normality(decomposer(text))) if normality == "legacy" else decomposer
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.input.resolve() == arguments.output.resolve():
+        raise InputError(f"{arguments.output} is the input, too; name another output")
     llm = (arguments.server, arguments.llm_model, arguments.transformers_model)
     if arguments.method == "rules":
         if any(llm):
@@ -130,19 +141,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--server needs --llm-model NAME, the name of the model on that server")
     if not arguments.timeout > 0:
         raise InputError(f"--timeout {arguments.timeout}: expected more than 0 seconds")
-    if arguments.input.resolve() == arguments.output.resolve():
-        raise InputError(f"{arguments.output} is the input, too; name another output")
 
 
-def _rules(arguments: argparse.Namespace) -> tuple[Any, dict[str, object], int, Any]:
+def _rules(arguments: argparse.Namespace) -> _Method:
     from .organs import organ_finder
     from .rules import decompose_by_rules
 
     finder = organ_finder(arguments.group)
-    return lambda text: decompose_by_rules(text, finder), {}, 1, lambda: None
+    return _Method(lambda text: decompose_by_rules(text, finder))
 
 
-def _llm(arguments: argparse.Namespace, stop: threading.Event) -> tuple[Any, dict[str, object], int, Any]:
+def _llm(arguments: argparse.Namespace, stop: threading.Event) -> _Method:
     from .asking import Asker, RetryPolicy
     from .cache import AnswerCache
     from .llm import LLMDecomposer, prompts_version
@@ -163,13 +172,14 @@ def _llm(arguments: argparse.Namespace, stop: threading.Event) -> tuple[Any, dic
     )
     cache = AnswerCache(path)
     decomposer = LLMDecomposer(Asker(model, cache, policy, stop), organ_finder(arguments.group).names)
-    return decomposer, {"model": model.identity, "prompts": prompts_version()}, threads, cache.close
+    settings = {"model": model.identity, "prompts": prompts_version()}
+    return _Method(decomposer, settings, threads, sync_s=0.0, close=cache.close)
 
 
 def _server(arguments: argparse.Namespace):
     from .server import OpenAIServer
 
-    key = os.environ.get(arguments.api_key_env, "")
+    key = os.environ.get(arguments.api_key_env, "").strip()
     model = OpenAIServer(
         arguments.server, arguments.llm_model, key=key, timeout_s=arguments.timeout, max_tokens=arguments.max_tokens
     )

@@ -15,6 +15,8 @@ from CTGroundedVLMLib.files import atomic_path
 
 from .records import Decomposition, ReportText
 
+_BEGIN = b'{"report_id": "'
+
 
 class Journal:
     """Append-only JSON lines. Use as a context manager.
@@ -63,6 +65,7 @@ class Journal:
             for line in self._path.read_bytes()[:end].splitlines(keepends=True)
             if json.loads(line)["error"] is None
         ]
+        self.close()  # Windows replaces no open file
         with atomic_path(self._path) as temporary, open(temporary, "wb") as file:
             file.write(b"".join(lines))
             file.flush()
@@ -75,6 +78,7 @@ class Journal:
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
+                    self._check_is_ours(line, number)
                     break  # a run was killed while it wrote this
                 end += len(line)
                 record = self._record(line, number)
@@ -84,6 +88,13 @@ class Journal:
                     )
                 done[record["report_id"]] = (record["text"], record["error"])
         return done, end
+
+    def _check_is_ours(self, line: bytes, number: int) -> None:
+        """Half a line may be cut off only where a run of this program wrote it."""
+        if line[: len(_BEGIN)] != _BEGIN[: len(line)]:
+            raise ReportError(
+                f"{self._path}, line {number}: not a decomposed report; name another output, or remove this one"
+            )
 
     def _record(self, line: bytes, number: int) -> dict[str, Any]:
         place = f"{self._path}, line {number}"

@@ -79,7 +79,7 @@ class LLMDecomposer:
         try:
             return self._asker.ask(messages, read, reminder)
         except ReportFailure as error:
-            raise type(error)(f"{organ}, {task}: {error}") from error
+            raise ReportFailure(f"{organ}, {task}: {error}") from error
 
     def _messages(self, task: str, **fields: str) -> Messages:
         system = "\n".join([prompts()["system"], *prompts()["knowledge"]])
@@ -112,7 +112,8 @@ def _description(answer: str, organ: str, part: str) -> str | None:
     text = re.sub(rf"^[*_]*{re.escape(organ)}[*_]*\s*:[*_]*\s*", "", text, flags=re.IGNORECASE)
     if re.match(prompts()["refusal"], text, re.IGNORECASE) or "<think>" in text or not text:
         return None
-    if re.fullmatch(prompts()["empty_answer"], text.strip(" .\"'*"), re.IGNORECASE):
+    unlabelled = re.sub(r"^[\w ]{1,40}:\s*", "", text)  # some models label with another form of the name ("Kidneys:")
+    if re.fullmatch(prompts()["empty_answer"], unlabelled.strip(" .\"'*"), re.IGNORECASE):
         return ""
     if len(text) > 2 * len(part) + 100:
         return None  # more than the report says

@@ -45,7 +45,7 @@ def _report(place: str, row: Mapping[str, Any], id_column: str | None, text_colu
     if not report_id:
         raise ReportError(f"{place}: {id_column!r} is empty; each report needs an id")
     if text_column is None and ct_rate:
-        return ReportText(report_id, _ct_rate_text(row))
+        return ReportText(report_id, _ct_rate_text(place, row))
     return ReportText(report_id, _value(place, row, text_column or "text", "--text-column"))
 
 
@@ -58,8 +58,11 @@ def _value(place: str, row: Mapping[str, Any], column: str, option: str) -> str:
     return value
 
 
-def _ct_rate_text(row: Mapping[str, str | None]) -> str:
-    parts = [(heading, (row[column] or "").strip()) for column, heading in CT_RATE_SECTIONS.items()]
+def _ct_rate_text(place: str, row: Mapping[str, Any]) -> str:
+    parts = [
+        (heading, "" if row[column] is None else _value(place, row, column, "--text-column").strip())
+        for column, heading in CT_RATE_SECTIONS.items()
+    ]
     return "\n\n".join(f"{heading}:\n{part}" for heading, part in parts if part)
 
 

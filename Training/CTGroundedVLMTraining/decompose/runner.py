@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from CTGroundedVLMLib.errors import DependencyError
 
-from .chat import ReportFailure, UnansweredError
+from .chat import ReportFailure
 from .journal import Journal
 from .records import Decomposition, OrganDescription, ReportText
 
 Decomposer = Callable[[str], dict[str, OrganDescription]]
 
-_GIVE_UP = 20
+GIVE_UP = 20  # a server that is gone, or a model that cannot answer, must not use up the whole corpus
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,22 @@ def decompose(
     ``progress(made, failed, total)`` after each report. ``stop`` is set when the run ends early, to end waits.
 
     Raises:
-        DependencyError: report after report got no answer; all finished ones are in the journal.
+        DependencyError: report after report failed; all are in the journal.
     """
     stop = stop or threading.Event()
     pending = journal.pending(list(reports))
-    made = failed = unanswered = 0
+    made = failed = in_a_row = 0
     try:
         for report, organs, error in _results(pending, decomposer, threads, stop):
             if error is not None and not isinstance(error, ReportFailure):
                 raise error
-            unanswered = unanswered + 1 if isinstance(error, UnansweredError) else 0
+            in_a_row = in_a_row + 1 if error is not None and report.text.strip() else 0
             journal.append(Decomposition(report, settings, organs or {}, None if error is None else str(error)))
             made, failed = made + 1, failed + (error is not None)
             progress(made, failed, len(pending))
-            if unanswered >= _GIVE_UP:
+            if in_a_row >= GIVE_UP:
                 raise DependencyError(
-                    f"No answer for {unanswered} reports in a row, the last: {error}. "
-                    "When the server is back, run the same command with --retry-failed."
+                    f"{in_a_row} reports in a row failed, the last: {error}. Correct the cause, then go on with --retry-failed."
                 )
     finally:
         stop.set()

@@ -18,6 +18,7 @@ from CTGroundedVLMLib.errors import DependencyError, InputError
 from .chat import BusyError, Messages, ReportFailure
 
 _MAX_ANSWER_BYTES = 8 << 20
+_CHECK_S = 10.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
 
 
@@ -30,7 +31,7 @@ class OpenAIServer:
         """``url``: up to and with ``/v1`` (added where there is no path).
 
         Raises:
-            InputError: no http(s) address, or one that holds a password.
+            InputError: no http(s) address, one that holds a password, or an impossible key.
         """
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -46,6 +47,8 @@ class OpenAIServer:
                 f"--server {url!r}: {error}; expected an address such as http://localhost:8000/v1"
             ) from error
         self._scheme, self._host, self._port = parts.scheme, parts.hostname, port
+        if not (key.isascii() and key.isprintable()):
+            raise InputError("the server's key holds characters that no key has; correct the environment variable")
         self._base = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
@@ -76,7 +79,7 @@ class OpenAIServer:
             DependencyError: nothing answers there, the key is refused, or the server lacks the model.
         """
         try:
-            status, _, body = self._request("GET", "/models", None)
+            status, _, body = self._request("GET", "/models", None, min(self._timeout_s, _CHECK_S))
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise DependencyError(
                 f"No server answers at {self.url} ({_reason(error)}). Start it, or correct --server."
@@ -98,7 +101,9 @@ class OpenAIServer:
         """See ``ChatModel``."""
         payload = {"model": self._model, "messages": list(messages), "temperature": 0, "max_tokens": self._max_tokens}
         try:
-            status, headers, body = self._request("POST", "/chat/completions", json.dumps(payload).encode())
+            status, headers, body = self._request(
+                "POST", "/chat/completions", json.dumps(payload).encode(), self._timeout_s
+            )
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise BusyError(f"no answer from {self.url} ({_reason(error)})") from error
         if status in _BUSY:
@@ -122,10 +127,12 @@ class OpenAIServer:
                 f"{self.url} refuses the key (HTTP {status}: {_excerpt(body)}). Set it as --api-key-env says."
             )
 
-    def _request(self, method: str, path: str, body: bytes | None) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _request(
+        self, method: str, path: str, body: bytes | None, timeout_s: float
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         kind = http.client.HTTPSConnection if self._scheme == "https" else http.client.HTTPConnection
-        deadline = time.monotonic() + self._timeout_s
-        connection = kind(self._host, self._port, timeout=self._timeout_s)
+        deadline = time.monotonic() + timeout_s
+        connection = kind(self._host, self._port, timeout=timeout_s)
         try:
             connection.request(method, self._base + path, body, self._headers)
             response = connection.getresponse()
@@ -158,7 +165,7 @@ def _content(body: bytes) -> str:
         raise ReportFailure("the answer was cut off at its longest; raise --max-tokens")
     if not isinstance(content, str):
         raise BusyError("the server's answer holds no text")
-    return content
+    return content.encode("utf-8", "replace").decode()  # half a surrogate pair can be neither stored nor printed
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float | None:

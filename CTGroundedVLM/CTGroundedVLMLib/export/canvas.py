@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from .export_planes import PLANES, Cut, DisplayGrid, Field, cut
+from .planes import PLANES, Cut, DisplayGrid, Field, cut
 
 # Okabe and Ito's colours, which stay apart under colour blindness; the blue is lightened for a black background.
 SEGMENT_COLOURS = ("#E69F00", "#56B4E9", "#00B488", "#F0E442", "#7C97FF", "#F2703A", "#E08CC0", "#C9CED6")

@@ -13,7 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-from .export_canvas import (
+from ..types import CTCase, Heatmap
+from .canvas import (
     FAINT,
     INK,
     PANEL_PX,
@@ -24,10 +25,9 @@ from .export_canvas import (
     number,
     outline,
 )
-from .export_labels import RESEARCH_NOTICE, organ_display, segment_display, short_hash
-from .export_plan import ExportPlan, PlannedPicture, probability_words
-from .export_planes import DisplayGrid, Field
-from .types import CTCase, Heatmap
+from .labels import RESEARCH_NOTICE, organ_display, segment_display, short_hash
+from .plan import ExportPlan, PlannedPicture, probability_words
+from .planes import DisplayGrid, Field
 
 _MARGIN_MM, _LEAST_FIELD_MM, _SEARCH_SIZE, _LEGEND_ENTRIES = 25.0, 140.0, 160, 20
 _ORGAN_LINE = "#8CE99A"  # seen on lung and on soft tissue, and no colour of the evidence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from .export_heatmaps import is_sheared
-from .export_labels import finite, score_reason, slug, unique
-from .types import AnalysisResult, FindingScore, OrganInfo
+from ..types import AnalysisResult, FindingScore, OrganInfo, ReportComparison
+from .heatmaps import is_sheared
+from .labels import finite, score_reason, slug, unique
 
 RESULTS, FINDINGS, LINKS, PAGE = "results.json", "findings.csv", "links.csv", "index.html"
 MOST_SEGMENT_PICTURES = 60
@@ -62,17 +61,17 @@ class ExportPlan:
 
     @cached_property
     def heatmap_of_score(self) -> dict[int, int]:
-        """Place of a score in ``result.findings`` -> number of its heat map.
+        """Place of a score in ``result.findings`` -> number of its heat map."""
+        heatmaps = {(h.organ, h.finding, h.source): number for number, h in enumerate(self.result.heatmaps)}
+        keys = ((place, (s.organ, s.finding, s.source)) for place, s in enumerate(self.result.findings))
+        return {place: heatmaps[key] for place, key in keys if key in heatmaps}
 
-        A heat map names its organ and finding only. Where the user asks what the registry asks too, two scores have
-        that name: the user's own comes first, as the analysis makes its heat map first and always.
-        """
-        heatmaps: dict[tuple[str, str], deque[int]] = defaultdict(deque)
-        for number, heatmap in enumerate(self.result.heatmaps):
-            heatmaps[heatmap.organ, heatmap.finding].append(number)
-        scores = sorted(enumerate(self.result.findings), key=lambda pair: pair[1].source != "prompt")
-        waiting = ((place, heatmaps[score.organ, score.finding]) for place, score in scores)
-        return {place: numbers.popleft() for place, numbers in waiting if numbers}
+    @cached_property
+    def comparison_of_score(self) -> dict[int, ReportComparison]:
+        """Place of a score in ``result.findings`` -> what the report says of it; empty without a report."""
+        said = {(c.organ, c.finding, c.source): c for c in self.result.comparisons}
+        keys = ((place, (s.organ, s.finding, s.source)) for place, s in enumerate(self.result.findings))
+        return {place: said[key] for place, key in keys if key in said}
 
     @cached_property
     def score_of_heatmap(self) -> dict[int, FindingScore]:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from .export_labels import finite, jsonable, notice, score_reason
-from .export_plan import ExportPlan
-from .types import AnalysisResult, FindingScore, Heatmap, Sentence
+from ..types import AnalysisResult, FindingScore, Heatmap, ReportComparison, Sentence
+from .labels import finite, jsonable, notice, score_reason
+from .plan import ExportPlan
 
 SCHEMA, SCHEMA_VERSION = "ctgvlm-results", "1.0"
 
@@ -34,6 +34,7 @@ def results_document(plan: ExportPlan) -> dict[str, object]:
         "organs": jsonable(result.organs),
         "sentences": [_sentence(result.report.text, s) for s in result.report.sentences],
         "links": [{**jsonable(link), "picture": _picture_file(plan, link.sentence)} for link in result.links],
+        "comparisons": [_comparison(c) for c in result.comparisons],
         "heatmaps": [_heatmap(h, file) for h, file in zip(result.heatmaps, plan.heatmap_files, strict=True)],
         "pictures": _pictures(plan),
         "timings_s": jsonable(result.timings_s),
@@ -90,6 +91,10 @@ def _finding(score: FindingScore) -> dict[str, object]:
     }
 
 
+def _comparison(comparison: ReportComparison) -> dict[str, object]:
+    return {**jsonable(comparison), "probability": finite(comparison.probability)}
+
+
 def _sentence(text: str, sentence: Sentence) -> dict[str, object]:
     return {**jsonable(sentence), "text": text[sentence.start : sentence.end]}
 
@@ -101,6 +106,7 @@ def _heatmap(heatmap: Heatmap, file: str | None) -> dict[str, object]:
         "file": file,
         "organ": heatmap.organ,
         "finding": heatmap.finding,
+        "source": heatmap.source,
         "method": heatmap.method,
         "unit": heatmap.unit,
         "min": float(min(values.min(initial=0.0), 0.0)),
@@ -137,10 +143,11 @@ def findings_csv(plan: ExportPlan) -> bytes:
     """One row per finding. Empty cells are what was not scored; ``reason`` then says why."""
     said = notice(plan.result.model)
     header = ("organ", "finding", "probability", "calibrated", "margin", "reason", "source",
-              "positive", "negative", "heatmap", "notice")  # fmt: skip
+              "positive", "negative", "heatmap", "report", "discrepancy", "comparison", "notice")  # fmt: skip
     rows = []
     for place, score in enumerate(plan.result.findings):
         number = plan.heatmap_of_score.get(place)
+        said_by_report = plan.comparison_of_score.get(place)
         rows.append(
             (
                 score.organ,
@@ -153,6 +160,9 @@ def findings_csv(plan: ExportPlan) -> bytes:
                 " | ".join(score.positive),
                 " | ".join(score.negative),
                 None if number is None else plan.heatmap_files[number],
+                said_by_report and said_by_report.report,
+                said_by_report and ("yes" if said_by_report.discrepancy else "no"),
+                said_by_report and said_by_report.reason,
                 said,
             )
         )

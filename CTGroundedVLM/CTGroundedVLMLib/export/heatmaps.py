@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from .image_file import set_affine
-from .types import Heatmap
+from ..image_file import set_affine
+from ..types import Heatmap
 
 
 def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .errors import OutputError
-from .export_plan import RESULTS
-from .export_tables import SCHEMA
+from ..errors import OutputError
+from .plan import RESULTS
+from .tables import SCHEMA
 
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _REMEDY = "Nothing was changed. Name a new or empty folder, or move its content away"

@@ -1,7 +1,7 @@
 """Write an analysis to a folder: ``results.json``, tables, heat maps, pictures and one page that shows it all.
 
-The order: ``export_plan`` names every file; ``export_heatmaps``, ``export_pictures``, ``export_tables`` and
-``export_html`` make them in a hidden folder; ``export_folder`` puts that folder in place at once.
+The order: ``plan`` names every file; ``heatmaps``, ``pictures``, ``tables`` and
+``html`` make them in a hidden folder; ``folder`` puts that folder in place at once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .export_folder import check_output, install, output_error, staging
-from .export_heatmaps import write_heatmap
-from .export_html import page_html
-from .export_pictures import Scene, draw_planned, encode
-from .export_plan import FINDINGS, LINKS, PAGE, RESULTS, ExportPlan, make_plan
-from .export_tables import findings_csv, links_csv, results_document, results_json
-from .types import AnalysisResult
+from ..types import AnalysisResult
+from .folder import check_output, install, output_error, staging
+from .heatmaps import write_heatmap
+from .html import page_html
+from .pictures import Scene, draw_planned, encode
+from .plan import FINDINGS, LINKS, PAGE, RESULTS, ExportPlan, make_plan
+from .tables import findings_csv, links_csv, results_document, results_json
 
 __all__ = ["check_output", "result_record", "write_result"]
 

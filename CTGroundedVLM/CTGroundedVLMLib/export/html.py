@@ -10,8 +10,9 @@ from pathlib import Path
 
 import jinja2
 
-from .export_canvas import SEGMENT_COLOURS, shorten
-from .export_labels import (
+from ..types import Sentence, SentenceLink
+from .canvas import SEGMENT_COLOURS, shorten
+from .labels import (
     RESEARCH_NOTICE,
     finite,
     organ_display,
@@ -19,10 +20,9 @@ from .export_labels import (
     segment_display,
     short_hash,
 )
-from .export_plan import ExportPlan, PlannedPicture, probability_words
-from .types import Sentence, SentenceLink
+from .plan import ExportPlan, PlannedPicture, probability_words
 
-_DATA = Path(__file__).parent / "data"
+_DATA = Path(__file__).parents[1] / "data"
 _MARKS = {"present": "+", "absent": "−", "uncertain": "?", "historical": "↺"}
 
 
@@ -30,7 +30,7 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
     """The page as UTF-8.
 
     Args:
-        document: of ``export_tables.results_document``.
+        document: of ``tables.results_document``.
         pictures: one WebP per picture of the plan, in its order.
 
     The page's content security policy allows only its own style and script, by their hashes, and data pictures.
@@ -47,6 +47,7 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
         lines=_lines(plan),
         details=[_detail(plan, link) for link in plan.result.links],
         scores=_scores(plan),
+        compared=bool(plan.result.comparisons),
         organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
         organ_names=sorted({(s.organ, organ_display(s.organ)) for s in plan.result.findings}),
         figures=[_figure(plan, p, data) for p, data in zip(plan.pictures, pictures, strict=True)],
@@ -117,15 +118,18 @@ def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
 
 
 def _scores(plan: ExportPlan) -> list[dict[str, object]]:
-    """The rows of the table: in the order of the analysis, but what was not scored last."""
+    """The rows of the table: disagreements with the report first, the worst first; what was not scored last."""
     rows = [_score(plan, place) for place in range(len(plan.result.findings))]
-    return sorted(rows, key=lambda row: row["probability"] is None)
+    return sorted(rows, key=lambda row: (row["probability"] is None, -row["severity"]))
 
 
 def _score(plan: ExportPlan, place: int) -> dict[str, object]:
     score = plan.result.findings[place]
     heatmap = plan.heatmap_of_score.get(place)
+    comparison = plan.comparison_of_score.get(place)
     return {
+        "comparison": comparison,
+        "severity": comparison.severity if comparison else 0.0,
         "organ": score.organ,
         "organ_display": organ_display(score.organ),
         "finding": score.finding,

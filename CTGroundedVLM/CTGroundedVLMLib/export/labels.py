@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from . import anatomy
-from .errors import SegmentationError
-from .types import FindingScore, ModelIdentity
+from .. import anatomy
+from ..errors import SegmentationError
+from ..types import FindingScore, ModelIdentity
 
 RESEARCH_NOTICE = "Research use only. Not a medical device: not for diagnosis or treatment."
 UNTRAINED_NOTICE = "UNTRAINED model (random weights): probabilities and heat maps mean nothing."
