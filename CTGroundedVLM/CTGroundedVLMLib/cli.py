@@ -111,7 +111,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     from .anatomy import finding_sets
 
     group.add_argument("--mode", choices=("shared", "reference"), default="shared",
-                       help="shared: organs share windows (fast); reference: one window per organ, as fVLM's release")  # fmt: skip
+                       help="shared: organs share windows (fast); reference: a window per organ, as fVLM's release")  # fmt: skip
     group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     group.add_argument("--grid", choices=("auto", "physical", "release"), default="auto",
                        help="resampling rule; auto: physical with shared, release (as stored) with reference")  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from . import files, guards
 from .errors import InputError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 from pydicom.errors import InvalidDicomError
 
 from . import guards, image_file

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from . import guards, image_file
 from .errors import OutputError, ReportError, VolumeError

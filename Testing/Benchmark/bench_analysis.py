@@ -41,7 +41,6 @@ class Clock:
 def run_plain(ct, mask, device, repeats, pipe):
     """The baseline's stages."""
     import plain_fvlm
-
     from CTGroundedVLMLib.anatomy import label_names
     from CTGroundedVLMLib.model.untrained import untrained_model
     from CTGroundedVLMLib.prompts import registry_prompts

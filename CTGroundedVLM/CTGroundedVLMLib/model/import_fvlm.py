@@ -105,7 +105,7 @@ def convert_state(released: dict[str, torch.Tensor], source: Path) -> dict[str, 
         raise ModelError(
             f"{source}: vision_projs.N.weight and .bias must be there for N = 0, 1, ...; found {sorted(weights)}."
         )
-    shapes = {tuple(w.shape) for w in weights.values()} | {tuple(b.shape) + (-1,) for b in biases.values()}
+    shapes = {tuple(w.shape) for w in weights.values()} | {(*b.shape, -1) for b in biases.values()}
     if len(shapes) != 2:
         raise ModelError(f"{source}: the vision_projs have different shapes: {sorted(shapes)}.")
     state["pooling.projection_weight"] = torch.stack([weights[i] for i in range(len(weights))])

@@ -90,8 +90,8 @@ def _attached(mention: Mention, sites: Sequence[Site], sentence: TokenizedSenten
     subject = [s for s in same if s.last <= mention.first]
     if subject:
         return subject[-1:]
-    earlier = [s for s in named if s.last <= mention.first]
-    return earlier[-1:]
+    implied = [s for s in sites if s.structure is not None and s.last <= mention.first]
+    return ([s for s in named if s.last <= mention.first] or implied)[-1:]
 
 
 def _modifiers(mention: Mention, named: Sequence[Site], sentence: TokenizedSentence) -> list[Site]:

@@ -72,7 +72,12 @@ def _continues(sentence: TokenizedSentence) -> bool:
         opening[0] in grammar["anaphora"] or opening[0] in grammar["verbs"] or opening[0].startswith("extend")
     ):
         return True
-    return any(m.first and "finding" in m.kinds and sentence.lemmas[m.first - 1] == "the" for m in sentence.mentions)
+    for mention in sentence.mentions:
+        finding = mention.kinds.get("finding")
+        definite = mention.first > 0 and sentence.lemmas[mention.first - 1] == "the"
+        if definite and isinstance(finding, FindingTerm) and finding.structures:
+            return True
+    return False
 
 
 def _narrow_by_previous(sites: list[Site], previous: Sequence[Site]) -> None:

@@ -91,6 +91,8 @@ class _SentenceReader:
             return passage.section
         sentence = read_sentence(self._lexicon, self._folded, start, end)
         kinds = {k for m in sentence.mentions for k in m.kinds}
+        if any(isinstance(f := m.kinds.get("finding"), FindingTerm) and f.structures for m in sentence.mentions):
+            kinds.add("anatomy")
         dated = any(w.isdigit() and len(w) == 4 for w in sentence.lemmas)
         if {"anatomy", "stem"} & kinds and {"finding", "normal"} & kinds and not dated:
             passage.section = "findings"

@@ -76,14 +76,17 @@ def _key(label: str) -> str:
     return key.replace(" & ", " and ").replace("tumour", "tumor").replace("oncological", "oncologic")
 
 
-def section_of(label: str) -> Section | None:
-    """The section that a heading opens, if it opens one ("FINDINGS (CT chest)" opens findings)."""
+def section_of(label: str, exact: bool = False) -> Section | None:
+    """The section that a heading opens, if it opens one ("FINDINGS (CT chest)" opens findings).
+
+    Unless ``exact``, more words may follow the name of the section ("Findings in the abdomen:").
+    """
     names = _headings().section
     key = _key(re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*", " ", label))
     if key in names:
         return names[key]
     first = re.match(r"(findings|impression|conclusion|technique|comparison|indication)s?\b", key)
-    if first and len(key.split()) <= 6:
+    if first and len(key.split()) <= 6 and not exact:
         return names[first.group(1)] if "and" not in key.split()[:2] else names.get(first.group(1))
     return None
 
@@ -122,7 +125,8 @@ class _Reader:
     def _heading_line(self, start: int, end: int, bullet: bool, line: _Line, following: _Line | None) -> bool:
         """A line that is nothing but a heading or a title: note what it opens."""
         content = self.text[start:end].strip()
-        section = section_of(content) if len(content) < 60 and not _TRAIL.search(content) else None
+        bare = len(content) < 60 and not _TRAIL.search(content) and ":" not in content.rstrip(": *_")
+        section = section_of(content, exact=not content.endswith(":")) if bare else None
         if section:
             self._open(section)
             return True
@@ -285,7 +289,7 @@ def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width
     previous, current = text[before[0] : before[1]].rstrip(), text[line[0] : line[1]].lstrip()
     if not previous or not current or _BULLET.match(text, *line) or previous.endswith((":", "=")):
         return False
-    if section_of(previous) or section_of(current.split(":")[0] if ":" in current else current):
+    if section_of(previous, exact=True) or section_of(current.split(":")[0], exact=":" not in current):
         return False
     first = re.match(r"\S+", current).group()
     full = 50 <= width <= 140 and len(previous) + 1 + len(first) > width

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from ..anatomy import segment
 from .abdomen import ADRENALS, GALLBLADDER_CENTRE, KIDNEYS

@@ -14,8 +14,8 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cases import CHEST, a_case, a_small_model
 
+from cases import CHEST, a_case, a_small_model
 from CTGroundedVLMLib import cli, image_file
 from CTGroundedVLMLib.model.checkpoint import save_checkpoint
 

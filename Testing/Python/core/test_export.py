@@ -12,9 +12,9 @@ import SimpleITK
 from export_cases import a_result
 
 from CTGroundedVLMLib import export
-from CTGroundedVLMLib.export import folder as export_folder
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.export import check_output, result_record, write_result
+from CTGroundedVLMLib.export import folder as export_folder
 from CTGroundedVLMLib.export.heatmaps import write_heatmap
 
 NAMES = {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cases import CHEST, LABEL, a_case, a_small_model
 
+from cases import CHEST, LABEL, a_case, a_small_model
 from CTGroundedVLMLib.localization import hirescam, localize, organ_mask, token_contributions, token_map
 from CTGroundedVLMLib.pipeline import AnalysisOptions, Session
 from CTGroundedVLMLib.scoring import text_direction
@@ -61,7 +61,7 @@ def test_contributions_are_zero_outside_the_organ(session):
 
 def test_removing_a_tokens_value_changes_the_margin_by_its_contribution_when_attention_and_norm_are_held(session):
     """The definition, checked on one token by hand."""
-    number, prompt, window, direction = parts(session, "lung", "nodule")
+    number, _prompt, window, direction = parts(session, "lung", "nodule")
     model = session.loaded.model
     with torch.no_grad():
         contributions, _ = token_contributions(model, window, number, direction)

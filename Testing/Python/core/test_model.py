@@ -5,12 +5,12 @@ import json
 import shutil
 
 import numpy as np
-import plain_fvlm
 import pytest
 import torch
-from cases import CHEST, a_case, a_small_model
 from safetensors.torch import load_file, save_file
 
+import plain_fvlm
+from cases import CHEST, a_case, a_small_model
 from CTGroundedVLMLib.errors import ModelError, OutputError
 from CTGroundedVLMLib.model.checkpoint import load_checkpoint, save_checkpoint
 from CTGroundedVLMLib.model.config import ModelConfig, TextConfig, VisionConfig, debug_config, fvlm_config

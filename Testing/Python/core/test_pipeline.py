@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cases import CHEST, a_case, a_small_model
 
+from cases import CHEST, a_case, a_small_model
 from CTGroundedVLMLib.errors import DependencyError, InputError, ResourceError
 from CTGroundedVLMLib.pipeline import AnalysisOptions, Session, analyze
 from CTGroundedVLMLib.precision import bf16_speedup, choose_device, choose_precision
@@ -31,7 +31,7 @@ def test_one_analysis_scores_links_and_localizes(loaded):
     hernia = scores["esophagus", "Hiatal hernia"]
     assert (hernia.probability, hernia.margin) == (None, None)
     assert hernia.reason == "esophagus is not in the segmentation"
-    assert [(h.organ, h.finding) for h in result.heatmaps][0] == ("aorta", "calcified plaque")
+    assert (result.heatmaps[0].organ, result.heatmaps[0].finding) == ("aorta", "calcified plaque")
     assert len(result.heatmaps) == 3
     linked = {
         result.report.text[s.start : s.end]: link

@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
-import plain_fvlm
 import pytest
 import torch
-from cases import CHEST, LPS, a_case
 
+import plain_fvlm
+from cases import CHEST, LPS, a_case
 from CTGroundedVLMLib.anatomy import organ_group
 from CTGroundedVLMLib.errors import SegmentationError, VolumeError
 from CTGroundedVLMLib.model.config import PreprocessingConfig
@@ -190,7 +190,7 @@ def test_a_shifted_window_shows_the_same_voxels_moved():
 
 
 def test_a_mask_without_the_models_organs_is_refused():
-    with pytest.raises(SegmentationError, match="none of the model's organs.*lung, heart, esophagus, aorta"):
+    with pytest.raises(SegmentationError, match=r"none of the model's organs.*lung, heart, esophagus, aorta"):
         preprocessor(a_case({"liver": ((5, 5, 5), (20, 60, 60))}))
 
 

@@ -13,11 +13,11 @@ def findings(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("No nodule, mass, consolidation, effusion or pneumothorax.",
-         {"nodule": "absent", "mass": "absent", "consolidation": "absent", "pleural effusion": "absent", "pneumothorax": "absent"}),
+        ("No mass, consolidation, effusion or pneumothorax.",
+         {"mass": "absent", "consolidation": "absent", "pleural effusion": "absent", "pneumothorax": "absent"}),
         ("No pneumothorax, small effusion.", {"pneumothorax": "absent", "pleural effusion": "present"}),
         ("No hydronephrosis; 4 mm right renal stone.", {"hydronephrosis": "absent", "renal calculus": "present"}),
-        ("No pleural effusion, but a small pericardial effusion.", {"pleural effusion": "absent", "pericardial effusion": "present"}),
+        ("No pleural effusion, but pericardial effusion.", {"pleural effusion": "absent", "pericardial effusion": "present"}),
         ("Pericardial or pleural effusion was not observed.", {"pericardial effusion": "absent", "pleural effusion": "absent"}),
         ("Cholelithiasis without cholecystitis.", {"gallstone": "present", "cholecystitis": "absent"}),
         ("No wall thickening of the stomach suggestive of recurrence.",
@@ -114,7 +114,8 @@ def test_normality_counts_beside_findings_of_another_structure_only(text, expect
     "text",
     [
         "Spleen 11.2 cm (prev. 15 cm).", "Main pulmonary artery is 2.9 cm.", "Skull base not imaged.",
-        "Left renal mass. Recommend MRI.", "Follow-up of the liver lesion is recommended.", "Discussed with Dr. R. Moss at 02:17 hrs.",
+        "Left renal mass. Recommend MRI.", "Follow-up of the liver lesion is recommended.",
+        "Discussed with Dr. R. Moss at 02:17 hrs.",
         "The stomach is collapsed and could not be evaluated optimally.", "Urethral injury not assessed.",
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.sample import make_phantom, write_sample

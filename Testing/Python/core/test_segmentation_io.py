@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from CTGroundedVLMLib import anatomy
 from CTGroundedVLMLib.errors import SegmentationError

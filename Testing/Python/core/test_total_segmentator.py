@@ -16,7 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from CTGroundedVLMLib import segmentation
 from CTGroundedVLMLib.errors import DependencyError, OutputError, SegmentationError

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-import SimpleITK as sitk  # noqa: N813 (its usual name)
+import SimpleITK as sitk
 
 from CTGroundedVLMLib.errors import OutputError, ReportError, ResourceError, SegmentationError, VolumeError
 from CTGroundedVLMLib.types import Segmentation

@@ -70,7 +70,7 @@ def test_status_of_one_statement(text, organ, expected):
     ("text", "expected"),
     [
         ("The pancreas is atrophic, and the spleen is normal.", {"pancreas": "abnormal", "spleen": "normal"}),
-        ("The spleen is enlarged; liver and pancreas are normal.", {"spleen": "abnormal", "liver": "normal", "pancreas": "normal"}),
+        ("Splenomegaly; liver and pancreas are normal.", {"spleen": "abnormal", "liver": "normal", "pancreas": "normal"}),
         ("No renal calculus, but gallstones are present.", {"kidney": "normal", "gallbladder": "abnormal"}),
         ("No pericardial effusion, small left pleural effusion.", {"heart": "normal", "lung": "abnormal"}),
         ("No liver cyst, renal mass, or splenic infarct.", {"liver": "normal", "kidney": "normal", "spleen": "normal"}),

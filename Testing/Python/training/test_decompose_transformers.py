@@ -37,15 +37,19 @@ def folder(tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, unk_token="<unk>")
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(vocabulary), n_positions=16, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
-    )
+        vocab_size=len(vocabulary), n_positions=16, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
     model = GPT2LMHeadModel(config)
     batch = fast([f"{prompt(q)} {a} {END}" for q, a in KNOWN.items()], return_tensors="pt")["input_ids"]
+    labels = torch.where(torch.arange(batch.shape[1]) < batch.shape[1] - 2, -100, batch)  # the answer and its end
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(150):
         optimizer.zero_grad()
-        model(input_ids=batch, labels=batch).loss.backward()
+        loss = model(input_ids=batch, labels=labels).loss
+        loss.backward()
         optimizer.step()
+    assert loss < 0.01, "the model has not learnt its answers: the tests below would mean nothing"
     path = tmp_path_factory.mktemp("language") / "model"
     model.save_pretrained(path)
     fast.save_pretrained(path)
@@ -61,7 +65,10 @@ def test_a_local_model_gives_its_answers(folder):
 def test_a_chat_template_is_used_where_the_model_has_one(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    template = "Answer.\n\n{% for m in messages if m.role == 'user' %}{{ m.content.replace('could', 'is') }}{% endfor %}\n\nAnswer:"
+    template = (
+        "Answer.\n\n{% for m in messages if m.role == 'user' %}{{ m.content.replace('could', 'is') }}{% endfor %}"
+        "\n\nAnswer:"
+    )
     (tmp_path / "chat_template.jinja").write_text(template)
     assert TransformersModel(tmp_path, device="cpu").complete(asked("could it ?")).strip() == "yes"
 
