@@ -122,6 +122,8 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of this model (Platt, JSON)")
     group.add_argument("--min-visible", type=float, metavar="F",
                        help="organs of which less is visible are not scored (default 0.2; 0 with --mode reference)")  # fmt: skip
+    group.add_argument("--embedding-links", action="store_true",
+                       help="let the text tower guess the segment of sentences that name none; guesses are marked")  # fmt: skip
     group.add_argument("--no-cache", action="store_true", help="keep no text embeddings on disk")
 
 

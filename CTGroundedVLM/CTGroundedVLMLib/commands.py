@@ -31,6 +31,7 @@ def analyze(arguments: argparse.Namespace) -> None:
         heatmap_method=arguments.heatmap_method,
         heatmap_shifts=arguments.heatmap_shifts,
         min_visible=arguments.min_visible,
+        embedding_links=arguments.embedding_links,
         cache_folder=None if arguments.no_cache else cache_folder(),
     )
     with Reporter(quiet=arguments.quiet) as reporter:

@@ -18,6 +18,7 @@ import torch
 
 from . import __version__
 from .discrepancies import compare_with_report
+from .embedding_links import link_with_guesses
 from .errors import InputError, ResourceError
 from .linking import link
 from .localization import Method, localize
@@ -44,6 +45,7 @@ class AnalysisOptions:
     and pixel shape, "release" copies the release's rule; "auto" takes the one that goes with the mode.
     ``prompts``: (organ, text) questions. ``finding_set``: see ``prompts.registry_prompts``. ``heatmaps``: how many of
     the highest scored findings get a heatmap; every question of ``prompts`` gets one. ``heatmap_shifts``: see ``localize``.
+    ``embedding_links``: guess the segment of a sentence that names none (see ``link_with_guesses``).
     """
 
     mode: Literal["shared", "reference"] = "shared"
@@ -58,6 +60,7 @@ class AnalysisOptions:
     heatmap_shifts: int = 1
     min_visible: float | None = None
     min_voxels: int | None = None
+    embedding_links: bool = False
     cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -199,7 +202,10 @@ def analyze(
     heatmaps = tuple(session.heatmap(prompt) for prompt in chosen)
     with session._stage("read report", 0.9):
         report = parse_report(case.report_text)
-        links = link(report, case.segmentation, loaded.config.organs)
+        if options.embedding_links:
+            links = link_with_guesses(report, case.segmentation, loaded.config.organs, session.encode_text)
+        else:
+            links = link(report, case.segmentation, loaded.config.organs)
         comparisons = compare_with_report(scores, report, loaded.config.organs, session.calibration)
     timings = session.timings | {"analysis": time.perf_counter() - start}
     return AnalysisResult(

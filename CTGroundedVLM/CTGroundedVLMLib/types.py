@@ -133,6 +133,7 @@ class SentenceLink:
 
     ``segments``: class names with voxels in the mask. ``missing_segments``: named by the sentence, not in the mask.
     ``organs``: the model's organs that hold one of ``segments``. ``centre_ijk``: the CT voxel where to look, or None.
+    ``source``: "words" that the sentence holds, or "embedding": a guess of the text tower where no word names a segment.
     """
 
     sentence: int
@@ -140,6 +141,7 @@ class SentenceLink:
     missing_segments: tuple[str, ...]
     organs: tuple[str, ...]
     centre_ijk: tuple[int, int, int] | None
+    source: Literal["words", "embedding"] = "words"
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
             {"number": n, "display": segment_display(name), "name": name, "colour": _colour(plan, name)}
             for n, name in enumerate(link.segments, 1)
         ],
+        "guessed": link.source == "embedding",
         "missing": [segment_display(name) for name in link.missing_segments],
         "findings": [{"name": f.name, "status": f.status, "mark": _MARKS[f.status]} for f in sentence.findings],
         "measurements": [" × ".join(f"{v:g}" for v in m.values_mm) + " mm" for m in sentence.measurements],

@@ -173,7 +173,7 @@ def links_csv(plan: ExportPlan) -> bytes:
     """One row per link of a sentence; lists are joined with "; "."""
     result, said = plan.result, notice(plan.result.model)
     header = ("sentence", "start", "end", "section", "text", "segments", "missing_segments", "organs", "findings",
-              "centre_i", "centre_j", "centre_k", "picture", "notice")  # fmt: skip
+              "centre_i", "centre_j", "centre_k", "source", "picture", "notice")  # fmt: skip
     rows = []
     for link in result.links:
         sentence = result.report.sentences[link.sentence]
@@ -190,6 +190,7 @@ def links_csv(plan: ExportPlan) -> bytes:
                 "; ".join(link.organs),
                 findings,
                 *(link.centre_ijk or (None, None, None)),
+                link.source,
                 _picture_file(plan, link.sentence),
                 said,
             )

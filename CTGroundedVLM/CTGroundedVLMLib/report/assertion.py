@@ -41,11 +41,6 @@ def status_of(sentence: TokenizedSentence, mention: Mention, finding: FindingTer
     return finding.status
 
 
-def _kinds(sentence: TokenizedSentence, index: int) -> set[str]:
-    owner = sentence.owner[index]
-    return set(owner.kinds) if owner is not None else set()
-
-
 def is_pseudo_negation(sentence: TokenizedSentence, cue: Mention) -> bool:
     """ "No significant interval change in ...": the negation belongs to the change."""
     grammar = sentence.lexicon.grammar
@@ -67,7 +62,7 @@ def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
     lowest = max(-1, first - _REACH_BEFORE)
     index = first - 1
     while index > lowest:
-        kinds = _kinds(sentence, index)
+        kinds = sentence.kinds[index]
         if "negation_before" in kinds:
             cue = sentence.owner[index]
             return not is_pseudo_negation(sentence, cue) and not _is_not_verb_phrase(sentence, cue, first)
@@ -107,7 +102,7 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
     """Whether a cue that acts backwards follows, with nothing between that begins another statement."""
     grammar, colon, commas = sentence.lexicon.grammar, False, 0
     for index in range(last, min(last + _REACH_AFTER, len(sentence.lemmas))):
-        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        word, kinds = sentence.lemmas[index], sentence.kinds[index]
         if kind in kinds and not kinds & {"not_negation", "not_historical"}:
             return sentence.owner[index].first == index and _cue_applies(sentence, sentence.owner[index], last, kind)
         if word == ":" and not colon and index == last:
@@ -144,7 +139,7 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
 
 def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
     for index in range(first - 1, max(-1, first - 9), -1):
-        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        word, kinds = sentence.lemmas[index], sentence.kinds[index]
         if "historical_before" in kinds and not kinds & {"not_historical"}:
             reach = {"prior": 4, "previous": 4, "previously": 1}.get(word, 9)
             if first - index <= reach:
@@ -164,7 +159,7 @@ def _uncertain_before(sentence: TokenizedSentence, mention: Mention) -> bool:
         return True
     first = mention.first
     for index in range(first - 1, max(-1, first - _REACH_AFTER), -1):
-        word, kinds = sentence.lemmas[index], _kinds(sentence, index)
+        word, kinds = sentence.lemmas[index], sentence.kinds[index]
         if "uncertain_before" in kinds:
             return not _only_describes(sentence, sentence.owner[index], first)
         if "cause" in kinds and not _doubts_cause(sentence, sentence.owner[index]):

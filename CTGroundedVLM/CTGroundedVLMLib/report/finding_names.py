@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .anatomy_mentions import Site
 from .lexicon import FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
+from .sites import Site
 
 # Regions and systems that no finding is named after.
 _NO_NAME = frozenset({"body", "chest", "abdomen", "pelvis", "great vessel", "mediastinum", "neck", "head"})
@@ -91,7 +91,7 @@ def _attached(mention: Mention, sites: Sequence[Site], sentence: TokenizedSenten
     if subject:
         return subject[-1:]
     implied = [s for s in sites if s.structure is not None and s.last <= mention.first]
-    return ([s for s in named if s.last <= mention.first] or implied)[-1:]
+    return ([s for s in named if s.last <= mention.first] or implied)[-1:] or same[:1]
 
 
 def _modifiers(mention: Mention, named: Sequence[Site], sentence: TokenizedSentence) -> list[Site]:

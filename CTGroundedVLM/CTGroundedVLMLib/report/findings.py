@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..types import ReportFinding
-from .anatomy_mentions import Site
 from .assertion import is_pseudo_negation, status_of
 from .finding_names import names_of
 from .laterality import side_of
 from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
+from .sites import Site
 
 NORMAL = ReportFinding("abnormality", "absent")
 _CUE_STATUS = (

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..types import ReportFinding
-from .anatomy_mentions import Site
 from .laterality import free_sides
 from .lexicon import FindingTerm
 from .sentence_tokens import TokenizedSentence
+from .sites import Site
 
 _BONE_FAMILIES = frozenset({
     "vertebra", "rib", "sacrum", "hip", "femur", "humerus", "scapula", "clavicle", "sternum", "skull", "bone", "costal cartilage",

@@ -8,7 +8,7 @@ their status (``findings``, ``assertion``), measurements. No step backtracks: th
 from __future__ import annotations
 
 from ..types import Report, Section, Sentence
-from .anatomy_mentions import Site, find_sites
+from .anatomy_mentions import find_sites
 from .findings import find_findings
 from .inheritance import Context, inherited_finding, inherited_sites, settle_ventricles
 from .lexicon import FindingTerm, load_lexicon
@@ -16,6 +16,7 @@ from .measurements import find_citations, find_measurements
 from .sections import Passage, read_layout
 from .sentence_tokens import TokenizedSentence, read_sentence
 from .sentences import split_sentences
+from .sites import Site
 from .text import fold
 
 _CHANGE = frozenset({

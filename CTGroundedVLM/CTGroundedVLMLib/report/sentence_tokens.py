@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .lexicon import Lexicon, Mention
 from .text import DASH, tokenize
+
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class TokenizedSentence:
     """``lemmas``: one per token. ``mentions``: terms in order. ``owner``: the mention that a token belongs to, if any.
+    ``kinds``: the kinds of that mention.
 
     ``clauses``: number of the clause that a token stands in; clauses end at "but", "except", semicolons and dashes.
     ``plural``: tokens whose word was a plural.
@@ -20,10 +23,10 @@ class TokenizedSentence:
     lemmas: list[str]
     mentions: list[Mention]
     owner: list[Mention | None]
+    kinds: list[frozenset[str]]
     remarks: list[Mention]
     clauses: list[int]
     plural: list[bool]
-    offsets: list[tuple[int, int]] = field(default_factory=list)
 
     def has_remark(self, kind: str) -> bool:
         """Whether the sentence holds a remark of ``kind`` ("recommendation", "communication", ...)."""
@@ -50,12 +53,13 @@ def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> Tokeni
     lemmas = [t.lemma for t in tokens]
     mentions = lexicon.find(lemmas)
     owner: list[Mention | None] = [None] * len(lemmas)
+    kinds = [_NONE] * len(lemmas)
     for mention in mentions:
         owner[mention.first : mention.last] = [mention] * (mention.last - mention.first)
+        kinds[mention.first : mention.last] = [frozenset(mention.kinds)] * (mention.last - mention.first)
     plural = [folded[t.end - 1] != t.lemma[-1] and folded[t.end - 1] in "sei" for t in tokens]
     return TokenizedSentence(
-        lexicon, lemmas, mentions, owner, lexicon.find(lemmas, remarks=True), _clauses(lemmas, owner), plural,
-        [(t.start, t.end) for t in tokens],
+        lexicon, lemmas, mentions, owner, kinds, lexicon.find(lemmas, remarks=True), _clauses(lemmas, owner), plural,
     )  # fmt: skip
 
 
