@@ -59,6 +59,8 @@ def is_pseudo_negation(sentence: TokenizedSentence, cue: Mention) -> bool:
 
 def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
     """Whether a negation before token ``first`` holds for what begins there."""
+    if "negation_before" not in sentence.all_kinds:
+        return False
     lowest = max(-1, first - _REACH_BEFORE)
     index = first - 1
     while index > lowest:
@@ -100,6 +102,8 @@ def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
 
 def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
     """Whether a cue that acts backwards follows, with nothing between that begins another statement."""
+    if kind not in sentence.all_kinds:
+        return False
     grammar, colon, commas = sentence.lexicon.grammar, False, 0
     for index in range(last, min(last + _REACH_AFTER, len(sentence.lemmas))):
         word, kinds = sentence.lemmas[index], sentence.kinds[index]
@@ -138,6 +142,8 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
 
 
 def _historical_before(sentence: TokenizedSentence, first: int) -> bool:
+    if "historical_before" not in sentence.all_kinds:
+        return False
     for index in range(first - 1, max(-1, first - 9), -1):
         word, kinds = sentence.lemmas[index], sentence.kinds[index]
         if "historical_before" in kinds and not kinds & {"not_historical"}:
@@ -158,6 +164,8 @@ def _uncertain_before(sentence: TokenizedSentence, mention: Mention) -> bool:
     if mention.last < len(sentence.lemmas) and sentence.lemmas[mention.last] in ("versus", "vs"):
         return True
     first = mention.first
+    if "uncertain_before" not in sentence.all_kinds:
+        return False
     for index in range(first - 1, max(-1, first - _REACH_AFTER), -1):
         word, kinds = sentence.lemmas[index], sentence.kinds[index]
         if "uncertain_before" in kinds:

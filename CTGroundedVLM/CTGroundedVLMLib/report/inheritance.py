@@ -42,9 +42,8 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
         return []
     source = _source(sentence, context, findings)
     heading = {s.id for s in context.heading or ()}
-    for site in [
-        s for s in sites if s.finding is not None and s.family not in {h.family for h in context.heading or ()}
-    ]:
+    families = {s.family for s in context.heading or ()}
+    for site in [s for s in sites if s.family not in families]:
         if heading & set(site.finding.names):  # "PANCREAS: no ductal dilatation"
             sites.remove(site)
     if sites:

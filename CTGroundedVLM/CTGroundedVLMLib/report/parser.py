@@ -78,7 +78,7 @@ class _SentenceReader:
         findings = (*inherited_finding(sentence, findings, self._context), *findings)
         linked = [] if sentence.is_communication else [*sites, *inherited]
         self._context.finding = findings[0] if findings else self._context.finding
-        self._context.previous, self._context.fresh = (linked, False) if linked or sites else ([], False)
+        self._context.previous, self._context.fresh = linked, False
         return Sentence(
             start, end, section, segments=_segments(sentence, linked), findings=findings, measurements=measurements,
             citations=citations, comparison_only=_compares_only(sentence, sites, findings),

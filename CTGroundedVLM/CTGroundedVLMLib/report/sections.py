@@ -7,7 +7,7 @@ the section that they stand in and the heading above them. Headings belong to no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -87,7 +87,7 @@ def section_of(label: str, exact: bool = False) -> Section | None:
         return names[key]
     first = re.match(r"(findings|impression|conclusion|technique|comparison|indication)s?\b", key)
     if first and len(key.split()) <= 6 and not exact:
-        return names[first.group(1)] if "and" not in key.split()[:2] else names.get(first.group(1))
+        return names[first.group(1)]
     return None
 
 
@@ -99,7 +99,6 @@ class _Reader:
     section: Section = "findings"
     label: tuple[int, int] | None = None
     heading_seen: bool = False
-    skipping: bool = False
 
     def read(self) -> list[Passage]:
         lines = list(_lines(self.text))
@@ -114,7 +113,7 @@ class _Reader:
         body = bullet.end() if bullet else start
         if body >= end or not _MARKUP.sub("", self.text[body:end]).strip("-"):
             return
-        if self._heading_line(body, end, bullet is not None, line, following):
+        if self._heading_line(body, end, bullet is not None, following):
             return
         rest = self._label(body, end, bullet is not None)
         if rest is None:
@@ -122,7 +121,7 @@ class _Reader:
         elif rest < end:
             self._add(rest, end, False, True)
 
-    def _heading_line(self, start: int, end: int, bullet: bool, line: _Line, following: _Line | None) -> bool:
+    def _heading_line(self, start: int, end: int, bullet: bool, following: _Line | None) -> bool:
         """A line that is nothing but a heading or a title: note what it opens."""
         content = self.text[start:end].strip()
         bare = len(content) < 60 and not _TRAIL.search(content) and ":" not in content.rstrip(": *_")
@@ -180,25 +179,22 @@ class _Reader:
         return after
 
     def _lead(self, start: int, end: int, bullet: bool) -> int | None:
-        """A heading without a colon ("Impression acute appendicitis"): it stays in the sentence, as dictated."""
+        """A heading without a colon: before a dash it is one, else it stays in the sentence ("Impression colitis")."""
         if bullet or self._inside_sentence(start):
             return None
         match = _LEAD.match(fold(self.text[start : min(end, start + 60)]))
         leads = _headings().leads
         early = not any(p.section not in _BEFORE_FINDINGS for p in self.passages)
-        if (
-            match
-            and match.group(1) in leads
-            and (early or leads[match.group(1)] not in _BEFORE_FINDINGS)
-            and (match.group(0).rstrip()[-1] in "-–" or self.text[start].isupper())
-        ):
-            after = start + match.end()
-            self._open(leads[match.group(1)])
-            if match.group(0).rstrip()[-1] in "-–":
-                return after
-            self._add(start, end, False, True, lead=True)
-            return end
-        return None
+        if match is None or match.group(1) not in leads:
+            return None
+        section, dash = leads[match.group(1)], match.group(0).rstrip()[-1] in "-–"
+        if (section in _BEFORE_FINDINGS and not early) or not (dash or self.text[start].isupper()):
+            return None
+        self._open(section)
+        if dash:
+            return start + match.end()
+        self._add(start, end, False, True, lead=True)
+        return end
 
     def _inside_sentence(self, start: int) -> bool:
         """Whether the line continues a sentence of the line before."""
@@ -218,21 +214,26 @@ class _Reader:
         self.label, self.heading_seen = span, True
 
     def _add(self, start: int, end: int, bullet: bool, blank: bool, lead: bool = False) -> None:
-        if blank and self.section in _BEFORE_FINDINGS and self.passages and self.passages[-1].section == self.section:
-            previous = self.passages[-1]
-            if not bullet and not previous.bullet and "\n" in self.text[previous.end : start]:
-                self.section = "findings"
-        if self.passages and self.passages[-1].lead and self.section in _BEFORE_FINDINGS and not lead:
+        previous = self.passages[-1] if self.passages else None
+        if previous is not None and self._leaves_preamble(previous, start, bullet, blank, lead):
             self.section = "findings"
-        if blank and not bullet and self.label is not None and self.passages and self.passages[-1].label == self.label:
-            between = self.text[self.passages[-1].end : start].replace("\r", "")
-            if "\n\n" in between:
-                self.label = None
+        if previous is not None and blank and not bullet and previous.label == self.label:
+            between = self.text[previous.end : start].replace("\r", "")
+            self.label = None if "\n\n" in between else self.label
         for piece_start, piece_end in self._pieces(start, end):
             opens = not self.passages or self.passages[-1].section != self.section
             self.passages.append(Passage(piece_start, piece_end, self.section, self.label, bullet, lead, opens))
 
-    def _pieces(self, start: int, end: int):
+    def _leaves_preamble(self, previous: Passage, start: int, bullet: bool, blank: bool, lead: bool) -> bool:
+        """Whether findings begin without a heading: in a new paragraph, or after a dictated "Indication ..."."""
+        if self.section not in _BEFORE_FINDINGS:
+            return False
+        if previous.lead and not lead:
+            return True
+        both_plain = blank and not bullet and not previous.bullet
+        return both_plain and previous.section == self.section and "\n" in self.text[previous.end : start]
+
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The line cut at headings in its middle ("... normal. IMPRESSION: ..."), which open their sections."""
         position = start
         for match in _INLINE_LABEL.finditer(self.text, start, end):
@@ -263,7 +264,7 @@ def _states_something(key: str) -> bool:
     return bool(kinds & {"finding", "normal", "negation_before", "negation_after"})
 
 
-def _lines(text: str):
+def _lines(text: str) -> list[_Line]:
     """Lines, with those of a hard-wrapped paragraph joined. Blank lines are only noted."""
     spans = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
     spans = [(a, b) for a, b in spans if not text[a:b].isspace()]

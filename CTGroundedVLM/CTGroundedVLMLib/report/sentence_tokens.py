@@ -13,7 +13,7 @@ _NONE: frozenset[str] = frozenset()
 @dataclass(slots=True)
 class TokenizedSentence:
     """``lemmas``: one per token. ``mentions``: terms in order. ``owner``: the mention that a token belongs to, if any.
-    ``kinds``: the kinds of that mention.
+    ``kinds``: the kinds of that mention; ``all_kinds``: those in the sentence.
 
     ``clauses``: number of the clause that a token stands in; clauses end at "but", "except", semicolons and dashes.
     ``plural``: tokens whose word was a plural.
@@ -24,6 +24,7 @@ class TokenizedSentence:
     mentions: list[Mention]
     owner: list[Mention | None]
     kinds: list[frozenset[str]]
+    all_kinds: frozenset[str]
     remarks: list[Mention]
     clauses: list[int]
     plural: list[bool]
@@ -57,10 +58,11 @@ def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> Tokeni
     for mention in mentions:
         owner[mention.first : mention.last] = [mention] * (mention.last - mention.first)
         kinds[mention.first : mention.last] = [frozenset(mention.kinds)] * (mention.last - mention.first)
+    remarks = lexicon.find(lemmas, remarks=True)
+    all_kinds = frozenset().union(*kinds)
     plural = [folded[t.end - 1] != t.lemma[-1] and folded[t.end - 1] in "sei" for t in tokens]
-    return TokenizedSentence(
-        lexicon, lemmas, mentions, owner, kinds, lexicon.find(lemmas, remarks=True), _clauses(lemmas, owner), plural,
-    )  # fmt: skip
+    clauses = _clauses(lemmas, owner)
+    return TokenizedSentence(lexicon, lemmas, mentions, owner, kinds, all_kinds, remarks, clauses, plural)
 
 
 def _clauses(lemmas: list[str], owner: list[Mention | None]) -> list[int]:

@@ -43,6 +43,9 @@ def test_a_finding_outside_the_impression_stays_abnormal():
 
 def test_other_sections_do_not_mention_an_organ():
     assert status(REPORT, "liver") == "not mentioned"
+    assert (
+        status("TECHNIQUE: CT of the pulmonary arteries.\nFINDINGS: Liver cyst.", "pulmonary artery") == "not mentioned"
+    )
 
 
 def test_an_organ_that_the_report_leaves_out_is_not_normal():
