@@ -22,6 +22,7 @@ lint: ## style
 
 bench: ## speed and memory, as ratios against named baselines
 	@Resources/make_venv.sh test
+	.venv/bin/python Testing/Benchmark/bench_reports.py
 	.venv/bin/python Testing/Benchmark/bench_analysis.py
 
 clean: ## remove what the commands above made

@@ -76,6 +76,28 @@ def test_mention_extract_and_normality_make_a_description():
     assert not any("Aortic phase" in r["messages"][-1]["content"] for r in server.requests)  # technique stays here
 
 
+def test_the_model_reads_subheadings_and_no_other_section():
+    text = (
+        "FINDINGS:\nHEART: Normal.\nLUNGS: Clear.\nINDICATION: Mr Miller, cough.\n"
+        "IMPRESSION: Nothing new.\nADDENDUM: Small hiatal hernia."
+    )
+    seen = []
+
+    def answer(prompt, number):
+        seen.append(prompt)
+        return "yes" if "yes or no" in prompt else "NONE"
+
+    decompose(answer, text)
+    extracted = {p.split("\n\nExtract")[0] for p in seen if "Extract" in p}
+    assert not any("Miller" in prompt for prompt in seen)
+    findings = next(p for p in extracted if p.startswith("Findings"))
+    assert "HEART: Normal." in findings
+    assert "LUNGS: Clear." in findings
+    assert "Small hiatal hernia." in findings
+    assert "Nothing new" not in findings
+    assert "Impression of a report:\nNothing new." in extracted
+
+
 @pytest.mark.parametrize(
     "empty",
     [

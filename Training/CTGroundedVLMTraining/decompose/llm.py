@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from CTGroundedVLMLib.report import parse_report
+from CTGroundedVLMLib.report.sections import section_of
 from CTGroundedVLMLib.types import Sentence
 
 from .asking import Asker
@@ -20,6 +21,7 @@ from .rules import LINKED_SECTIONS, joined
 
 _PROMPTS = Path(__file__).parent / "prompts.json"
 _SECTIONS = {"findings": "Findings", "impression": "Impression"}
+_LONGEST_LABEL = 60
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
 
@@ -42,10 +44,11 @@ class LLMDecomposer:
 
     def __call__(self, text: str) -> dict[str, OrganDescription]:
         """Every organ. Raises ReportFailure, which names organ and call."""
-        sentences = [s for s in parse_report(text).sentences if s.section in LINKED_SECTIONS]
+        parsed = parse_report(text).sentences
+        sentences = [s for s in parsed if s.section in LINKED_SECTIONS]
         parts = {
-            "findings": _part(text, [s for s in sentences if s.section != "impression"]),
-            "impression": _part(text, [s for s in sentences if s.section == "impression"]),
+            "findings": _part(text, parsed, ("findings", "other")),
+            "impression": _part(text, parsed, ("impression",)),
         }
         whole = "\n\n".join(f"{_SECTIONS[name]}:\n{part}" for name, part in parts.items() if part)
         if not whole:
@@ -91,13 +94,16 @@ def _filled(template: str, **fields: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], template)
 
 
-def _part(text: str, sentences: Sequence[Sentence]) -> str:
-    """The sentences with the headings between them; without what stands in other sections."""
-    pieces, end = [], None
+def _part(text: str, sentences: Sequence[Sentence], sections: tuple[str, ...]) -> str:
+    """The sentences of ``sections``, each with the subheading right above it ("LIVER:"), and nothing else of ``text``."""
+    pieces, end = [], 0
     for s in sentences:
-        gap = text[end : s.start] if end is not None else ""
-        pieces.append((gap if len(gap) < 80 else "\n") + text[s.start : s.end])
-        end = s.end
+        gap, end = text[end : s.start], s.end
+        if s.section in sections:
+            lines = gap.strip().splitlines()
+            label = " ".join(lines[-1].split()) if lines else ""
+            keep = label if len(label) <= _LONGEST_LABEL and section_of(label.rstrip(": ")) is None else ""
+            pieces.append(("\n" if "\n" in gap else " ") + (f"{keep} " if keep else "") + text[s.start : s.end])
     return "".join(pieces).strip()
 
 
