@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import CHEST, a_case
 
+from cases import CHEST, a_case
 from CTGroundedVLMLib.embedding_links import guess_segments, link_with_guesses
 from CTGroundedVLMLib.types import Report, ReportFinding, Sentence
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from export_cases import a_result
 
 from CTGroundedVLMLib import export
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.export import check_output, result_record, write_result
 from CTGroundedVLMLib.export import folder as export_folder
 from CTGroundedVLMLib.export.heatmaps import write_heatmap
+from export_cases import a_result
 
 NAMES = {
     "results.json",

@@ -5,9 +5,9 @@ import shutil
 import time
 
 import pytest
-from export_cases import a_hostile_result, a_result
 
 from CTGroundedVLMLib.export import write_result
+from export_cases import a_hostile_result, a_result
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium: pip install selenium, apt-get install chromium chromium-driver"

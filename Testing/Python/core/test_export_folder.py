@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import a_result
 
 from CTGroundedVLMLib import export
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.export import check_output, write_result
+from export_cases import a_result
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ import re
 import time
 
 import pytest
-from export_cases import BOXES, HOSTILE, REPORT, SHAPE, a_hostile_result, a_result
 
 from cases import a_case
 from CTGroundedVLMLib.export.html import page_html
@@ -20,6 +19,7 @@ from CTGroundedVLMLib.types import (
     Sentence,
     SentenceLink,
 )
+from export_cases import BOXES, HOSTILE, REPORT, SHAPE, a_hostile_result, a_result
 
 
 def page(result: AnalysisResult, pictures: bool = True) -> str:

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from export_cases import BOXES, SHAPE, a_heatmap, a_result
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,6 +26,7 @@ from CTGroundedVLMLib.export.plan import make_plan
 from CTGroundedVLMLib.export.planes import AXIAL, CORONAL, PLANES, SAGITTAL, DisplayGrid, Field, cut
 from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
 from CTGroundedVLMLib.volume_io import load_case
+from export_cases import BOXES, SHAPE, a_heatmap, a_result
 
 AXES = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 CODES = [

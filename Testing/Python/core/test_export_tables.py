@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import REPORT, a_result
 
 from CTGroundedVLMLib.export.labels import RESEARCH_NOTICE, jsonable, notice, segment_display, short_hash, slug, unique
 from CTGroundedVLMLib.export.plan import MOST_SEGMENT_PICTURES, make_plan, probability_words
 from CTGroundedVLMLib.export.tables import findings_csv, links_csv, results_document, results_json
 from CTGroundedVLMLib.types import FindingScore, ModelIdentity, Report, Segmentation, SentenceLink
+from export_cases import REPORT, a_result
 
 
 def record(result, **options) -> dict:

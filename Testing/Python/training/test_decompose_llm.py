@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-from chat_server import MODEL, Reply, reader, running
 
+from chat_server import MODEL, Reply, reader, running
 from CTGroundedVLMLib.errors import DependencyError, InputError, OutputError
 from CTGroundedVLMTraining import cli
 from CTGroundedVLMTraining.decompose.asking import Asker, RetryPolicy

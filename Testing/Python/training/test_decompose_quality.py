@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-from own_reports import OWN_REPORTS
 
 from CTGroundedVLMLib.errors import ReportError
 from CTGroundedVLMTraining import cli
@@ -16,6 +15,7 @@ from CTGroundedVLMTraining.decompose.records import Decomposition, ReportText
 from CTGroundedVLMTraining.decompose.reports import read_json_lines
 from CTGroundedVLMTraining.decompose.rules import decompose_by_rules
 from CTGroundedVLMTraining.decompose.score import gold_statuses, prf, score
+from own_reports import OWN_REPORTS
 
 FINDER = organ_finder("anatomy36")
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import MODEL, Reply, reader, running
 
+from chat_server import MODEL, Reply, reader, running
 from CTGroundedVLMLib.errors import CTGroundedVLMError, InputError, OutputError, ReportError
 from CTGroundedVLMTraining import cli
 from CTGroundedVLMTraining.decompose.journal import Journal
