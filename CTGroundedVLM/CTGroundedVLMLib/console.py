@@ -50,8 +50,11 @@ class Reporter:
         if not result.model.trained:
             console.print(Text(result.model.notice, style="bold red"))
         self._findings(console, result)
+        absent = [info.organ for info in result.organs if info.reason and not info.voxels]
+        if absent:
+            console.print(Text(f"not in the segmentation: {', '.join(absent)}"))
         for info in result.organs:
-            if info.reason:
+            if info.reason and info.voxels:
                 console.print(Text(f"not scored: {info.reason}"))
         linked = sum(bool(link.segments) for link in result.links)
         console.print(Text(f"report: {len(result.report.sentences)} sentences, {linked} linked to segments of this CT"))

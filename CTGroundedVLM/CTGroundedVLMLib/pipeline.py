@@ -237,7 +237,7 @@ def _organ_warnings(organs: Sequence[OrganInfo]) -> tuple[str, ...]:
     return tuple(
         f"{info.organ} touches the border of the scan and may be cut off: about {info.visible_fraction:.0%} is visible."
         for info in organs
-        if info.touches_border and info.reason is None and info.visible_fraction < 1
+        if info.touches_border and info.reason is None and info.visible_fraction < 0.995
     )
 
 

@@ -42,10 +42,11 @@ def run_plain(ct, mask, device, repeats, pipe):
     """The baseline's stages."""
     import plain_fvlm
     from CTGroundedVLMLib.anatomy import label_names
+    from CTGroundedVLMLib.model.config import fvlm_config
     from CTGroundedVLMLib.model.untrained import untrained_model
     from CTGroundedVLMLib.prompts import registry_prompts
 
-    loaded = untrained_model(device=device)
+    loaded = untrained_model(fvlm_config(), device)
     plain = plain_fvlm.PlainFVLM(loaded)
     config, organs, clock = loaded.config, list(loaded.config.organs), Clock(device)
     prompts = registry_prompts(organs, "fvlm16")
@@ -65,12 +66,13 @@ def run_plain(ct, mask, device, repeats, pipe):
 
 def run_ours(ct, mask, device, repeats, pipe):
     """This project's stages: the same scan through ``pipeline.Session``."""
+    from CTGroundedVLMLib.model.config import fvlm_config
     from CTGroundedVLMLib.model.untrained import untrained_model
     from CTGroundedVLMLib.pipeline import AnalysisOptions, Session
     from CTGroundedVLMLib.prompts import registry_prompts
     from CTGroundedVLMLib.volume_io import load_case
 
-    loaded = untrained_model(device=device)
+    loaded = untrained_model(fvlm_config(), device)
     clock = Clock(device)
     prompts = registry_prompts(loaded.config.organs, "fvlm16")
     for _ in range(repeats):

@@ -19,8 +19,11 @@ NOTICE = "UNTRAINED MODEL: random weights. Every probability and heatmap is mean
 
 
 def untrained_model(config: ModelConfig | None = None, device: torch.device | str = "cpu") -> LoadedModel:
-    """Same weights on every machine and in every run (each tensor is seeded by its name)."""
-    config = config or fvlm_config()
+    """Same weights on every machine and in every run (each tensor is seeded by its name).
+
+    Without a configuration: the full architecture with the 36 organs of fVLM's paper, so that any CT shows something.
+    """
+    config = config or fvlm_config("anatomy36")
     with torch.device("meta"):
         model = FVLM(config)
     for name, parameter in model.state_dict().items():
