@@ -33,6 +33,7 @@ __all__ = [
     "SegmentClass",
     "finding_sets",
     "findings",
+    "is_known_organ",
     "label_names",
     "match_segment_name",
     "match_terminology",
@@ -121,6 +122,11 @@ def organ_group(name: str) -> OrganGroup:
     if name not in _groups():
         raise InputError(f"no organ group is called {name!r}; expected one of {', '.join(_groups())}")
     return _groups()[name]
+
+
+def is_known_organ(name: str) -> bool:
+    """Whether an organ group of the registry has an organ of that name."""
+    return name in _organs()
 
 
 def finding_sets() -> tuple[str, ...]:

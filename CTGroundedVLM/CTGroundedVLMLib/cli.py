@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     _quiet_libraries()
-    signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in _stopping_signals()}
     try:
         return arguments.run(arguments) or 0
     except CTGroundedVLMError as error:
@@ -47,6 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # whoever read our output has gone (ctgvlm ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stopping_signals() -> list[int]:
+    """kill, and a closed terminal: both are to leave nothing half-written, as Ctrl-C does. None outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def _interrupt(signum: int, frame: object) -> None:

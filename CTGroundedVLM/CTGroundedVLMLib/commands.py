@@ -8,18 +8,75 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .console import Reporter
 from .errors import OutputError
 from .files import cache_folder, models_folder
 
+if TYPE_CHECKING:
+    from .pipeline import AnalysisOptions
+
 
 def analyze(arguments: argparse.Namespace) -> None:
     """``ctgvlm analyze``."""
-    from .pipeline import AnalysisOptions
+    from .export import check_output, result_record
 
     output = None if arguments.json and not arguments.output else arguments.output or _default_output(arguments.ct)
-    options = AnalysisOptions(
+    if output is not None:
+        check_output(output)
+    with Reporter(quiet=arguments.quiet) as reporter:
+        result, written = _run_analysis(arguments, output, reporter)
+    if not arguments.json:
+        reporter.summary(result, written)
+    elif written:
+        print(written["results"].read_text(encoding="utf-8"), end="")
+    else:
+        print(json.dumps(result_record(result), ensure_ascii=False, allow_nan=False))
+
+
+def _run_analysis(arguments: argparse.Namespace, output: Path | None, reporter: Reporter):
+    clock = _Clock()
+    # cheap refusals first: a wrong file must not cost the import of torch, nor a wrong prompt an encoded image
+    inputs = _read_inputs(arguments, reporter)
+    clock.lap("read input")
+    from .export import write_result
+    from .model.find import find_model
+    from .pipeline import analyze as run
+    from .precision import choose_device
+    from .prompts import free_prompt
+
+    reporter.stage("load model", 0.02)
+    options = _options(arguments)
+    loaded = find_model(arguments.model, choose_device(arguments.device))
+    for organ, text in options.prompts:
+        free_prompt(organ, text, loaded.config.organs, options.templates)
+    clock.lap("load model")
+    case = _with_segmentation(inputs, arguments, loaded.config.organs, reporter)
+    clock.lap("segment")
+    result = run(case, loaded, options, reporter.stage)
+    result = dataclasses.replace(result, timings_s=clock.seconds | dict(result.timings_s))
+    if output is None:
+        return result, None
+    return result, write_result(result, output, progress=lambda _, done: reporter.stage("write", 0.93 + 0.07 * done))
+
+
+class _Clock:
+    """Seconds of each stage before the analysis itself."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._start = round(now - self._start, 4), now
+
+
+def _options(arguments: argparse.Namespace) -> AnalysisOptions:
+    from .pipeline import AnalysisOptions
+
+    return AnalysisOptions(
         mode=arguments.mode,
         grid=arguments.grid,
         precision=arguments.precision,
@@ -34,41 +91,6 @@ def analyze(arguments: argparse.Namespace) -> None:
         embedding_links=arguments.embedding_links,
         cache_folder=None if arguments.no_cache else cache_folder(),
     )
-    with Reporter(quiet=arguments.quiet) as reporter:
-        result, written = _run_analysis(arguments, options, output, reporter)
-    if arguments.json:
-        from .export import result_record
-
-        print(json.dumps(result_record(result), ensure_ascii=False, allow_nan=False))
-    else:
-        reporter.summary(result, written)
-
-
-def _run_analysis(arguments: argparse.Namespace, options, output: Path | None, reporter: Reporter):
-    from .export import check_output, write_result
-    from .model.find import find_model
-    from .pipeline import analyze as run
-    from .precision import choose_device
-    from .prompts import free_prompt
-
-    if output is not None:
-        check_output(output)
-    start = time.perf_counter()
-    # cheap refusals first: a wrong file or prompt must not cost a loaded model, nor the other way round
-    case_without_mask = _read_inputs(arguments, reporter)
-    reading = time.perf_counter() - start
-    reporter.stage("load model", 0.02)
-    loaded = find_model(arguments.model, choose_device(arguments.device))
-    for organ, text in options.prompts:
-        free_prompt(organ, text, loaded.config.organs, options.templates)
-    case = _with_segmentation(case_without_mask, arguments, loaded.config.organs, reporter)
-    loading = time.perf_counter() - start - reading
-    result = run(case, loaded, options, reporter.stage)
-    timings = {"read input": round(reading, 4), "load model": round(loading, 4), **result.timings_s}
-    result = dataclasses.replace(result, timings_s=timings)
-    if output is None:
-        return result, None
-    return result, write_result(result, output, progress=lambda _, done: reporter.stage("write", 0.93 + 0.07 * done))
 
 
 def _read_inputs(arguments: argparse.Namespace, reporter: Reporter):
@@ -122,6 +144,8 @@ def segment(arguments: argparse.Namespace) -> None:
 
     if arguments.output.exists():
         raise OutputError(f"{arguments.output} exists already. Choose another name or remove it first.")
+    if not arguments.output.absolute().parent.is_dir():
+        raise OutputError(f"{arguments.output}: its folder does not exist. Make it first, or choose another one.")
     if not arguments.output.name.endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
         raise OutputError(f"{arguments.output}: expected a name that ends in .nii.gz, .nii, .nrrd or .mha.")
     if arguments.organs == "all":

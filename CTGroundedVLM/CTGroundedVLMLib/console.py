@@ -70,11 +70,13 @@ class Reporter:
         shown = [f for f in scored if f.source == "prompt"] + [f for f in scored if f.source == "registry"][:SHOWN]
         if not shown:
             return
-        table = Table(title=f"Findings of {result.case.ct.name} (model: {result.model.name})", title_justify="left")
+        table = Table(
+            title=Text(f"Findings of {result.case.ct.name} (model: {result.model.name})"), title_justify="left"
+        )
         for column in ("organ", "finding", "probability", "calibrated"):
             table.add_column(column, justify="right" if column == "probability" else "left")
         for f in shown:
-            table.add_row(f.organ, Text(f.finding), f"{f.probability:.3f}", "yes" if f.calibrated else "no")
+            table.add_row(Text(f.organ), Text(f.finding), f"{f.probability:.3f}", "yes" if f.calibrated else "no")
         console.print(table)
         if len(scored) > len(shown):
             console.print(Text(f"and {len(scored) - len(shown)} more, in findings.csv"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,11 @@ from .types import FindingScore, Report, ReportComparison
 DEFAULT_THRESHOLD = 0.5
 # [a judgement] How much a disagreement weighs beside its distance from the threshold: a clear statement of the report against
 # the image most, an organ called normal as a whole less, a finding that the report never mentions least.
-WEIGHTS = {"named": 1.0, "normal organ": 0.75, "not mentioned": 0.5}
+WEIGHTS = {"named": 1.0, "part of the organ": 1.0, "normal organ": 0.75, "not mentioned": 0.5}
+# "The heart is normal in size" says nothing of effusions: such a sentence does not call the organ as a whole normal
+ONE_ASPECT = re.compile(
+    r"\b(sizes?d?|calib\w*|diameters?|contours?|shape|position|course|enhance\w*|attenuation|density|patent\w*)\b", re.I
+)
 GENERAL = "abnormality"  # the parser's name for what a purely normal sentence denies
 PRECEDENCE = ("present", "uncertain", "absent", "historical")
 
@@ -52,7 +57,7 @@ def _statement(score: FindingScore, report: Report, segments: tuple[str, ...]) -
     """Sentences about the organ that name the finding; else those that call the whole organ normal."""
     names = _names_of(score)
     said: dict[str, list[int]] = {}
-    normal: set[str] = set()
+    covered: dict[str, set[str]] = {"denied": set(), "normal": set()}
     normal_sentences = []
     for index, sentence in enumerate(report.sentences):
         if sentence.section not in ("findings", "impression", "other"):
@@ -60,14 +65,19 @@ def _statement(score: FindingScore, report: Report, segments: tuple[str, ...]) -
         here = set(sentence.segments) & set(segments)
         for finding in sentence.findings:
             if finding.name == GENERAL and finding.status == "absent" and here:
-                normal |= here
-                normal_sentences.append(index)
-            elif (here or not sentence.segments) and _matches(finding.name, finding.status, names):
+                if not ONE_ASPECT.search(report.text, sentence.start, sentence.end):
+                    covered["normal"] |= here
+                    normal_sentences.append(index)
+            elif _matches(finding.name, finding.status, names, bool(here)) and (here or not sentence.segments):
                 said.setdefault(finding.status, []).append(index)
+                covered["denied"] |= here or set(segments)
     for status in PRECEDENCE:
         if status in said:
-            return _Statement(status, tuple(dict.fromkeys(said[status])), "named")
-    if segments and normal >= _main_segments(segments):
+            sentences = tuple(dict.fromkeys(said[status]))
+            if status == "absent" and not covered["denied"] >= _main_segments(segments):
+                return _Statement("uncertain", sentences, "part of the organ")
+            return _Statement(status, sentences, "named")
+    if segments and covered["normal"] >= _main_segments(segments):
         return _Statement("absent", tuple(dict.fromkeys(normal_sentences)), "normal organ")
     return _Statement("not mentioned", (), "not mentioned")
 
@@ -87,12 +97,14 @@ def _names_of(score: FindingScore) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-def _matches(name: str, status: str, names: frozenset[str]) -> bool:
+def _matches(name: str, status: str, names: frozenset[str], in_organ: bool) -> bool:
     """The same name; or, where something is there, a narrower one ("loculated pleural effusion" is an effusion).
 
-    Denying the narrower one denies nothing more: "no loculated effusion" leaves a free one open.
+    Denying the narrower one denies nothing more: "no loculated effusion" leaves a free one open. And it must be in the
+    organ: subcutaneous emphysema is no emphysema of the lung.
     """
-    return name in names or (status != "absent" and any(name.endswith(f" {known}") for known in names))
+    narrower = in_organ and status != "absent" and any(name.endswith(f" {known}") for known in names)
+    return name in names or narrower
 
 
 def _compare(score: FindingScore, statement: _Statement, calibration: Calibration | None) -> ReportComparison:
@@ -135,6 +147,8 @@ def _reason(score: FindingScore, statement: _Statement, image: str | None, thres
         "historical": "The report speaks of it in the past only",
         "not mentioned": "The report does not mention it",
     }[statement.status]
+    if statement.ground == "part of the organ":
+        says = f"The report denies it for a part of the {score.organ} only"
     if statement.ground == "normal organ":
         says = f"The report calls the {score.organ} normal without naming it"
     if image is None:

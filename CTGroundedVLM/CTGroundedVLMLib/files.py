@@ -11,7 +11,8 @@ from pathlib import Path
 
 import platformdirs
 
-CHUNK = 1 << 20
+_UMASK = os.umask(0o022)  # it can only be read by setting it, for the whole process: once, before there are threads
+os.umask(_UMASK)
 
 
 def sha256_of(path: Path) -> str:
@@ -28,12 +29,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        share(temporary)  # mkstemp makes files that only their owner can read
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the mode that a new file has."""
+    path.chmod(0o666 & ~_UMASK)
 
 
 def cache_folder() -> Path:

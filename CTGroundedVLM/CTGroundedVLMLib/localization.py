@@ -107,7 +107,9 @@ def organ_mask(case: CTCase, segments: tuple[str, ...]) -> tuple[np.ndarray, tup
     """The organ's voxels in its own box of the CT, and that box (k, j, i); None without a voxel."""
     labels = case.segmentation.labels_kji
     values = [value for value, name in case.segmentation.names.items() if name in segments]
-    mask = np.isin(labels, values) if len(values) != 1 else labels == values[0]
+    wanted = np.zeros(int(max(labels.max(initial=0), *values, 0)) + 1, bool)
+    wanted[values] = True
+    mask = wanted[labels]
     box = []
     for axis in range(3):
         along = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))

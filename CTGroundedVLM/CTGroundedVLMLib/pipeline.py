@@ -26,12 +26,12 @@ from .model.checkpoint import LoadedModel
 from .model.fvlm import ImageFeatures
 from .model.text_cache import TextEncoder
 from .precision import Precision, choose_precision
-from .preprocessing import Grid, ModelInput, Preprocessor
+from .preprocessing import Grid, ModelInput, Preprocessor, release_grid_caveat
 from .prompts import Prompt, free_prompt, registry_prompts
 from .report import parse_report
-from .scoring import read_calibration, score_findings, text_direction
+from .scoring import Calibration, read_calibration, score_findings, text_direction
 from .types import AnalysisResult, CTCase, FindingScore, Heatmap, OrganInfo
-from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs
+from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs, organ_warnings
 
 Progress = Callable[[str, float], None]
 
@@ -109,16 +109,28 @@ class Session:
         self.case, self.loaded, self.options = case, loaded, options or AnalysisOptions()
         self.timings: dict[str, float] = {}
         self._progress = progress or (lambda stage, fraction: None)
-        self.precision = choose_precision(self.options.precision, loaded.model.device)
-        calibration = self.options.calibration
-        self.calibration = read_calibration(calibration, loaded.identity.sha256) if calibration else None
+        self.calibration = self._read_calibration()
         self.encode_text = TextEncoder(loaded, self.options.cache_folder)
         self._organs = list(loaded.config.organs)
+        with self._stage("choose precision", 0.04):
+            self.precision = choose_precision(self.options.precision, loaded.model.device)
         with self._stage("preprocess", 0.05):
             self._preprocessor, model_input = self._preprocess()
-        with self._stage("encode image", 0.15), _memory_errors():
+        with self._stage("encode image", 0.15):
             self.features: ImageFeatures = loaded.model.encode_image(model_input, self.precision)
         self.organs = self._describe(model_input)
+        self.warnings = self._grid_warnings() + organ_warnings(case, self.organs)
+
+    def _read_calibration(self) -> Calibration | None:
+        options = self.options
+        if options.calibration is None:
+            return None
+        settings = {"mode": options.mode, "grid": options.resolved_grid, "templates": options.templates}
+        return read_calibration(options.calibration, self.loaded.identity.sha256, settings)
+
+    def _grid_warnings(self) -> tuple[str, ...]:
+        caveat = release_grid_caveat(self.case.ct.ijk_to_ras) if self.options.resolved_grid == "release" else ""
+        return (caveat,) if caveat else ()
 
     def _preprocess(self) -> tuple[Preprocessor, ModelInput]:
         config = self.loaded.config
@@ -141,7 +153,8 @@ class Session:
     def _stage(self, name: str, fraction: float) -> Iterator[None]:
         self._progress(name, fraction)
         start = time.perf_counter()
-        yield
+        with _memory_errors():
+            yield
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[FindingScore, ...]:
@@ -167,7 +180,7 @@ class Session:
         reason = self.organs[number].reason
         if reason:
             raise InputError(f'No heatmap for "{prompt.finding}": {reason}.')
-        with self._stage("heatmaps", 0.75), _memory_errors():
+        with self._stage("heatmaps", 0.75):
             return localize(
                 self.loaded.model,
                 self.case,
@@ -218,7 +231,7 @@ def analyze(
         heatmaps=heatmaps,
         settings=_settings(options, session, loaded),
         timings_s={name: round(seconds, 4) for name, seconds in timings.items()},
-        warnings=case.warnings + _organ_warnings(session.organs),
+        warnings=case.warnings + session.warnings + _calibration_warnings(session.calibration, prompts),
         versions=_versions(),
         comparisons=comparisons,
     )
@@ -233,12 +246,11 @@ def _to_localize(prompts: Sequence[Prompt], scores: Sequence[FindingScore], numb
     return [prompt for _, prompt in scored if prompt.source == "prompt"] + [prompt for _, prompt in ranked[:number]]
 
 
-def _organ_warnings(organs: Sequence[OrganInfo]) -> tuple[str, ...]:
-    return tuple(
-        f"{info.organ} touches the border of the scan and may be cut off: about {info.visible_fraction:.0%} is visible."
-        for info in organs
-        if info.touches_border and info.reason is None and info.visible_fraction < 0.995
-    )
+def _calibration_warnings(calibration: Calibration | None, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    unused = calibration.unused(prompts) if calibration else []
+    if not unused:
+        return ()
+    return (f"The calibration file {calibration.source} names findings that are not scored: {', '.join(unused)}.",)
 
 
 def _settings(options: AnalysisOptions, session: Session, loaded: LoadedModel) -> dict[str, object]:

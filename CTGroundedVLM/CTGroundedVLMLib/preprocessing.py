@@ -151,6 +151,11 @@ def resampling_axes(shape_kji: Triple, ijk_to_ras: np.ndarray, spacing_mm: Seque
     columns = np.asarray(ijk_to_ras, float)[:3, :3]
     if grid == "release":
         diagonal = [abs(float(np.float32(columns[a, a]))) for a in range(3)]
+        if any(diagonal[a] < 0.5 * np.linalg.norm(columns[:, a]) for a in range(3)):
+            raise VolumeError(
+                "The release's grid rule expects an axial volume and reads its spacing from the affine's diagonal, which "
+                "this volume's axes do not follow. Use --grid physical (grid='physical'), which takes any orientation."
+            )
         factor = [diagonal[2], diagonal[0], diagonal[1]]  # k by z; j by the x spacing and i by the y one: swapped
         axes, flips = (0, 1, 2), (False, False, False)
     else:
@@ -169,6 +174,20 @@ def resampling_axes(shape_kji: Triple, ijk_to_ras: np.ndarray, spacing_mm: Seque
             )
         out.append(_Axis(axes[a], shape_kji[axes[a]], size, flips[a]))
     return out
+
+
+def release_grid_caveat(ijk_to_ras: np.ndarray) -> str:
+    """Why the release's grid is not what its model was trained on for this volume; empty where it is."""
+    columns = np.asarray(ijk_to_ras, float)[:3, :3]
+    norms = np.linalg.norm(columns, axis=0)
+    problems = []
+    if _axes_to_lps(columns) != ((0, 1, 2), (False, False, False)):
+        problems.append("it is not stored to the left, back and head, so that the model sees it mirrored")
+    if abs(norms[0] - norms[1]) > 1e-3 * norms[0]:
+        problems.append("its pixels are not square, and their sizes are exchanged")
+    if not problems:
+        return ""
+    return f"The release's grid takes this volume as stored: {'; '.join(problems)}. Use --grid physical unless you compare."
 
 
 def _axes_to_lps(columns: np.ndarray) -> tuple[Triple, tuple[bool, bool, bool]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .anatomy import Finding, findings, prompt_templates
+from .anatomy import Finding, findings, is_known_organ, prompt_templates
 from .errors import InputError
 
 MAX_PROMPT_CHARACTERS = 1000
@@ -39,6 +39,8 @@ def registry_prompts(organs: Iterable[str], finding_set: str = "auto", templates
     """
     prompts = []
     for organ in organs:
+        if not is_known_organ(organ):  # a model of somebody's own organs: it answers questions only
+            continue
         if finding_set == "auto":
             chosen = findings(organ, "fvlm16") or findings(organ)
         else:

@@ -31,24 +31,33 @@ class Calibration:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
 
-    def apply(self, organ: str, finding: str, margin: float) -> float | None:
-        """The calibrated probability, or None where the file holds no such finding."""
-        pair = self.parameters.get(f"{organ}/{finding}")
+    def apply(self, prompt: Prompt, margin: float) -> float | None:
+        """The calibrated probability, or None where the file holds no such finding, or the words are the user's own."""
+        pair = self.parameters.get(key_of(prompt)) if prompt.source == "registry" else None
         return None if pair is None else sigmoid(pair[0] * margin + pair[1])
 
+    def unused(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Findings of the file that are not asked for: often a misspelt key."""
+        return sorted(set(self.parameters) - {key_of(prompt) for prompt in prompts if prompt.source == "registry"})
 
-def read_calibration(path: Path, model_sha256: str) -> Calibration:
-    """Read a calibration file, which holds for one model.
 
-    ``{"format": "ctgvlm-calibration", "model_sha256": ..., "findings": {"organ/finding": {"a", "b", "threshold"}}}``;
-    the threshold (0..1) is optional.
+def key_of(prompt: Prompt) -> str:
+    """A finding's key in the calibration file."""
+    return f"{prompt.organ}/{prompt.finding}"
+
+
+def read_calibration(path: Path, model_sha256: str, settings: Mapping[str, object]) -> Calibration:
+    """Read a calibration file, which holds for one model and one way of running it.
+
+    ``{"format": "ctgvlm-calibration", "model_sha256": ..., "settings": {"mode": "shared", "grid": "physical", "templates":
+    false}, "findings": {"organ/finding": {"a", "b", "threshold"}}}``; the threshold (0..1) is optional.
 
     Raises:
-        InputError: it cannot be read, holds a value that is no number, or was made for another model.
+        InputError: it cannot be read, holds a value that is no number, or was made for another model or other ``settings``.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        right_format = data["format"] == CALIBRATION_FORMAT
+        right_format, fitted = data["format"] == CALIBRATION_FORMAT, dict(data["settings"])
         parameters = {key: (float(value["a"]), float(value["b"])) for key, value in data["findings"].items()}
         thresholds = {key: float(value["threshold"]) for key, value in data["findings"].items() if "threshold" in value}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -62,6 +71,13 @@ def read_calibration(path: Path, model_sha256: str) -> Calibration:
         raise InputError(
             f"The calibration file {path} was made for model {made_for}, not for {model_sha256}. "
             "Calibration holds for one model only: fit it again."
+        )
+    different = [
+        f"{name} {fitted.get(name)!r} instead of {value!r}" for name, value in settings.items() if fitted.get(name) != value
+    ]
+    if different:
+        raise InputError(
+            f"The calibration file {path} was fitted with {', '.join(different)}. Run with its settings, or fit it again."
         )
     return Calibration(parameters, thresholds, str(path))
 
@@ -100,19 +116,34 @@ def score_findings(
         encode_text([text for prompt in wanted for text in prompt.texts])  # all in one batch; then from memory
     scores = []
     for prompt in prompts:
-        margin = probability = None
-        calibrated = False
-        if prompt.organ not in reasons:
-            direction_E = text_direction(prompt, encode_text)
-            margin = float(organ_features[prompt.organ] @ direction_E) / temperature
-            probability = calibration.apply(prompt.organ, prompt.finding, margin) if calibration else None
-            calibrated = probability is not None
-            probability = sigmoid(margin) if probability is None else probability
-        reason = reasons.get(prompt.organ)
-        scores.append(
-            FindingScore(
-                prompt.organ, prompt.finding, probability, margin, calibrated, reason,
-                prompt.positive, prompt.negative, prompt.source,
-            )
-        )  # fmt: skip
+        if prompt.organ in reasons:
+            scores.append(_unscored(prompt, reasons[prompt.organ]))
+            continue
+        margin = float(organ_features[prompt.organ] @ text_direction(prompt, encode_text)) / temperature
+        if not math.isfinite(margin):
+            scores.append(_unscored(prompt, "the model's output is not a finite number"))
+            continue
+        calibrated = calibration.apply(prompt, margin) if calibration else None
+        probability = sigmoid(margin) if calibrated is None else calibrated
+        scores.append(_score(prompt, probability, margin, calibrated is not None, None))
     return tuple(scores)
+
+
+def _unscored(prompt: Prompt, reason: str) -> FindingScore:
+    return _score(prompt, None, None, False, reason)
+
+
+def _score(
+    prompt: Prompt, probability: float | None, margin: float | None, calibrated: bool, reason: str | None
+) -> FindingScore:
+    return FindingScore(
+        prompt.organ,
+        prompt.finding,
+        probability,
+        margin,
+        calibrated,
+        reason,
+        prompt.positive,
+        prompt.negative,
+        prompt.source,
+    )

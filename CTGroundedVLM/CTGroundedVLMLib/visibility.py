@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,27 @@ def describe_organs(
         reason = _reason(organ, segments, voxels, model_voxels, shown, held, min_visible, min_voxels)
         if reason is None and not tokens.get(number):
             reason = f"{organ}: no image token lies in it"
-        infos.append(OrganInfo(organ, segments, voxels, tokens.get(number, 0), shown * held, touches, reason))
+        infos.append(OrganInfo(organ, segments, voxels, tokens.get(number, 0), float(shown * held), touches, reason))
     return tuple(infos)
+
+
+def organ_warnings(case: CTCase, infos: Sequence[OrganInfo]) -> tuple[str, ...]:
+    """What to know of organs that are scored although something is odd: cut off, or far smaller than an organ is."""
+    voxel_ml = abs(np.linalg.det(case.ct.ijk_to_ras[:3, :3])) / 1000
+    warnings = []
+    for info in infos:
+        if info.reason is not None:
+            continue
+        volume, expected = info.voxels * voxel_ml, _lower_normal_volumes_ml().get(info.organ)
+        if info.touches_border:
+            share = f": about {info.visible_fraction:.0%} is visible" if info.visible_fraction < 0.995 else ""
+            warnings.append(f"{info.organ} touches the border of the scan and may be cut off{share}.")
+        elif expected and volume < MIN_VISIBLE_FRACTION * expected:
+            warnings.append(
+                f"{info.organ} has {volume:.0f} ml in the segmentation, far less than a normal adult's (at least about "
+                f"{expected:.0f} ml): the mask may be incomplete."
+            )
+    return tuple(warnings)
 
 
 def _count_voxels(case: CTCase) -> tuple[np.ndarray, np.ndarray]:

@@ -23,14 +23,18 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ModelError, OutputError
-from ..files import sha256_of
+from ..files import sha256_of, share
 from ..types import ModelIdentity
 from .config import ModelConfig
 from .fvlm import FVLM
-from .tokenizer import load_tokenizer
+from .tokenizer import TOKENIZER_FILES, load_tokenizer
 
 FORMAT, FORMAT_VERSION = "ctgvlm-model", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+UNTRAINED_NOTICE = (
+    "UNTRAINED MODEL: random weights. "
+    "Every probability and heatmap is meaningless and shows only that the software runs."
+)
 # BERT always has a token-type embedding; ours is zero and is not stored (see text.py)
 NOT_STORED = ("text.bert.embeddings.token_type_embeddings.weight",)
 
@@ -75,6 +79,8 @@ def save_checkpoint(
             text = json.dumps(header | {"model": model.config.to_dict()}, indent=1)
             (partial / CONFIG).write_text(text, encoding="utf-8")
             tokenizer.save_pretrained(partial)
+            for path in partial.iterdir():  # safetensors makes files that only their owner can read
+                share(path)
             partial.chmod(0o755)
             os.replace(partial, folder)
         finally:
@@ -103,7 +109,8 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> LoadedM
     if not weights.is_file():
         raise ModelError(f"{folder} holds no {WEIGHTS}. Copy the whole model folder again.")
     try:
-        state = load_file(weights, device="cpu")
+        # half-precision weights are computed with in fp32 (or bf16 by --precision)
+        state = {key: tensor.float() for key, tensor in load_file(weights, device="cpu").items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{weights} cannot be read ({error}). It may be incomplete: copy it again.") from error
     with torch.device("meta"):
@@ -113,12 +120,23 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> LoadedM
     materialize(model)
     identity = ModelIdentity(
         name=header["name"],
-        sha256=_identity_hash(weights, header),
-        trained=bool(header["trained"]),
-        notice=header.get("notice", ""),
+        sha256=_identity_hash(folder, header),
+        trained=header["trained"],
+        notice=header.get("notice") or ("" if header["trained"] else UNTRAINED_NOTICE),
         license=header.get("license", ""),
     )
-    return LoadedModel(model.eval().to(device), load_tokenizer(folder), identity)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config.text.vocabulary_size, str(folder))
+    return LoadedModel(model.eval().to(device), tokenizer, identity)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int, source: str) -> None:
+    """Every token needs an embedding. Raises ModelError."""
+    if len(tokenizer) > vocabulary_size:
+        raise ModelError(
+            f"The tokenizer of {source} has {len(tokenizer)} tokens, the model only {vocabulary_size}. "
+            "Use the tokenizer that the model was trained with."
+        )
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -132,11 +150,14 @@ def read_header(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
         version = header["format_version"] if header["format"] == FORMAT else None
-        complete = {"name", "trained", "model"} <= header.keys()
-    except (ValueError, KeyError, TypeError) as error:
+        complete = isinstance(header.get("name"), str) and isinstance(header.get("trained"), bool)
+        complete = complete and isinstance(header.get("model", {}).get("organs"), dict)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no configuration of this software ({error}).") from error
-    if version != FORMAT_VERSION or not complete:
+    if version != FORMAT_VERSION:
         raise ModelError(f"{path} has format version {version}; this software reads version {FORMAT_VERSION}.")
+    if not complete:
+        raise ModelError(f'{path}: expected "name" (text), "trained" (true or false) and "model" with "organs". Copy it again.')
     return header
 
 
@@ -163,7 +184,9 @@ def materialize(model: FVLM) -> None:
         raise ModelError(f"Not initialised: {', '.join(left)}")
 
 
-def _identity_hash(weights: Path, header: dict[str, Any]) -> str:
-    """One hash for weights and configuration: what the text cache and the results are keyed by."""
-    model = json.dumps(header["model"], sort_keys=True)
-    return hashlib.sha256(f"{sha256_of(weights)} {model}".encode()).hexdigest()
+def _identity_hash(folder: Path, header: dict[str, Any]) -> str:
+    """One hash for weights, configuration and tokenizer: what the text cache, calibration and results are keyed by."""
+    files = [folder / name for name in (WEIGHTS, *TOKENIZER_FILES, "tokenizer_config.json")]
+    parts = [json.dumps(header["model"], sort_keys=True)]
+    parts += [f"{path.name} {sha256_of(path)}" for path in files if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..anatomy import organ_group
+from ..anatomy import organ_group, segment_classes
 from ..errors import ModelError
 
 Triple = tuple[int, int, int]
@@ -27,6 +27,12 @@ def _positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         items = value if isinstance(value, tuple) else (value,)
         _require(all(x > 0 for x in items), name, value, "only values above 0")
+
+
+def _triples(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        _require(isinstance(value, tuple) and len(value) == 3, name, value, "three values (D, H, W)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class PreprocessingConfig:
     window_size: Triple = (112, 288, 352)
 
     def __post_init__(self) -> None:
+        _triples(self, "spacing_mm", "crop_margin", "minimum_size", "window_size")
         _positive(self, "spacing_mm", "minimum_size", "window_size")
+        _require(len(self.hu_window) == 2, "hu_window", self.hu_window, "(lower, upper)")
         _require(
             self.hu_window[0] < self.hu_window[1], "hu_window", self.hu_window, "(lower, upper) with lower < upper"
         )
@@ -66,6 +74,7 @@ class VisionConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        _triples(self, "image_size", "patch_size")
         _positive(self, "image_size", "patch_size", "hidden_size", "mlp_size", "blocks", "heads")
         fits = all(s % p == 0 for s, p in zip(self.image_size, self.patch_size, strict=True))
         _require(fits, "vision.image_size", self.image_size, f"multiples of the patch size {self.patch_size}")
@@ -115,6 +124,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _positive(self, "embedding_size", "pooling_heads", "temperature")
         _require(0 < len(self.organs) < 255, "organs", list(self.organs), "1 to 254 organs")
+        known = {segment_class.name for segment_class in segment_classes()}
+        for organ, segments in self.organs.items():
+            strange = sorted(set(segments) - known)
+            _require(not strange, f"organs[{organ!r}]", strange, "class names of TotalSegmentator v2's total task")
         divides = self.vision.hidden_size % self.pooling_heads == 0
         _require(divides, "pooling_heads", self.pooling_heads, f"a divisor of {self.vision.hidden_size}")
 

@@ -6,7 +6,6 @@ The release loads it with ``strict=False``, which hides misses; here every key a
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ModelError
-from .checkpoint import check_free, check_state, materialize, save_checkpoint
+from .checkpoint import check_free, check_state, check_vocabulary, materialize, save_checkpoint
 from .config import ModelConfig, fvlm_config
 from .fvlm import FVLM
 from .tokenizer import load_tokenizer
@@ -50,13 +49,10 @@ def import_fvlm(checkpoint: Path, tokenizer_folder: Path, output: Path, group: s
     check_free(output)
     tokenizer = load_tokenizer(tokenizer_folder)
     state = convert_state(read_state(checkpoint), checkpoint)
-    vocabulary = state["text.bert.embeddings.word_embeddings.weight"].shape[0]
-    if len(tokenizer) > vocabulary:
-        raise ModelError(
-            f"The tokenizer in {tokenizer_folder} has {len(tokenizer)} tokens, the checkpoint {vocabulary}. "
-            "Use the tokenizer of microsoft/BiomedVLP-CXR-BERT-specialized."
-        )
     config = fvlm_config(group)
+    words = state.get("text.bert.embeddings.word_embeddings.weight")
+    vocabulary = config.text.vocabulary_size if words is None else words.shape[0]
+    check_vocabulary(tokenizer, vocabulary, str(tokenizer_folder))
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary_size=vocabulary))
     with torch.device("meta"):
         model = FVLM(config)
@@ -75,11 +71,13 @@ def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{checkpoint} does not exist. Give the path of fVLM's checkpoint (checkpoint_10.pth).")
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
+        # A file that is no checkpoint makes the unpickler fail in any way. PyTorch's own text advises weights_only=False,
+        # which would let the file run code: it is not shown.
         raise ModelError(
-            f"{checkpoint} cannot be read as a PyTorch checkpoint of tensors ({str(error).splitlines()[0]}). "
-            "It may be incomplete (download it again) or hold Python objects, which are refused."
-        ) from error
+            f"{checkpoint} cannot be read as a PyTorch checkpoint of tensors ({type(error).__name__}). "
+            "It may be incomplete or no checkpoint (download it again), or hold Python objects, which are refused."
+        ) from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f'{checkpoint} holds no state dict under "model": it is not a checkpoint of fVLM\'s trainer.')

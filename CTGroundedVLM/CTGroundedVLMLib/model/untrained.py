@@ -11,11 +11,9 @@ from transformers import BertTokenizerFast
 
 from ..anatomy import findings, segment_classes
 from ..types import ModelIdentity
-from .checkpoint import LoadedModel, materialize
+from .checkpoint import UNTRAINED_NOTICE, LoadedModel, materialize
 from .config import ModelConfig, fvlm_config
 from .fvlm import FVLM
-
-NOTICE = "UNTRAINED MODEL: random weights. Every probability and heatmap is meaningless and shows only that the software runs."
 
 
 def untrained_model(config: ModelConfig | None = None, device: torch.device | str = "cpu") -> LoadedModel:
@@ -29,7 +27,7 @@ def untrained_model(config: ModelConfig | None = None, device: torch.device | st
     for name, parameter in model.state_dict().items():
         _assign(model, name, _random_tensor(name, parameter.shape, config))
     materialize(model)
-    identity = ModelIdentity("untrained", "none: random weights", trained=False, notice=NOTICE)
+    identity = ModelIdentity("untrained", "none: random weights", trained=False, notice=UNTRAINED_NOTICE)
     return LoadedModel(model.eval().to(device), registry_tokenizer(), identity)
 
 

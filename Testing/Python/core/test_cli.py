@@ -117,6 +117,23 @@ def test_json_goes_to_standard_output_and_nothing_to_the_disk(files, model, tmp_
     assert listing(tmp_path) == before
 
 
+def test_json_beside_an_output_folder_is_the_record_in_it(files, model, tmp_path, capsys):
+    ct, seg, _ = files
+    arguments = ("analyze", ct, "--segmentation", seg, "--model", model, "--json", "--quiet", "--output", tmp_path / "out")
+    assert run(*arguments, "--min-visible", 0, "--heatmaps", 1) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert printed["files"]
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(files, model, tmp_path, capsys):
+    ct, seg, _ = files
+    renamed = ct.rename(ct.with_name("scan[bold red] x[_v2].nii.gz"))
+    arguments = ("--segmentation", seg, "--model", model, "--output", tmp_path / "out", "--heatmaps", 0, "--min-visible", 0)
+    assert run("analyze", renamed, *arguments) == 0
+    assert "scan[bold red] x[_v2]" in capsys.readouterr().out
+
+
 def test_the_default_output_folder_is_named_after_the_ct(files, model, tmp_path):
     ct, seg, _ = files
     assert run("analyze", ct, "--segmentation", seg, "--model", model, "--heatmaps", 0, "--quiet") == 0
@@ -316,7 +333,7 @@ def a_shell():
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_analysis_leaves_nothing_half_written(files, model, tmp_path, number):
     ct, seg, _ = files
     before = listing(tmp_path)
@@ -343,11 +360,14 @@ def test_models_can_be_listed(model, tmp_path, monkeypatch, capsys):
     assert "small: lung, heart, esophagus, aorta" in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, capsys, model):
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02junk", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, capsys, model, content):
     path = tmp_path / "checkpoint.pth"
-    path.write_bytes(b"not a checkpoint")
+    path.write_bytes(content)
     assert run("models", "import-fvlm", path, "--tokenizer", model, "--output", tmp_path / "new") == 4
-    assert "cannot be read as a PyTorch checkpoint" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "cannot be read as a PyTorch checkpoint" in error
+    assert "weights_only" not in error  # PyTorch's own text advises the unsafe thing
     assert not (tmp_path / "new").exists()
 
 
@@ -373,7 +393,6 @@ def test_a_checkpoint_with_missing_and_strange_keys_names_them(tmp_path, capsys,
         for part in ("weight", "bias")
     }
     state |= {"temp": torch.tensor(0.07), "strange.weight": torch.zeros(2), "query_tokens": torch.zeros(3, 768)}
-    state["text_encoder.embeddings.word_embeddings.weight"] = torch.zeros(30522, 768)
     torch.save({"model": state}, tmp_path / "checkpoint.pth")
     assert (
         run("models", "import-fvlm", tmp_path / "checkpoint.pth", "--tokenizer", model, "--output", tmp_path / "new")
@@ -381,6 +400,7 @@ def test_a_checkpoint_with_missing_and_strange_keys_names_them(tmp_path, capsys,
     )
     error = capsys.readouterr().err
     assert "unexpected: strange.weight" in error
+    assert "missing: text.bert.embeddings.word_embeddings.weight" in error
     assert "missing: vision.norm.weight" in error
     assert "pooling.queries: shape (3, 768), expected (4, 768)" in error
 

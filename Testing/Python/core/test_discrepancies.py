@@ -18,13 +18,13 @@ def a_score(finding, probability, organ="lung", calibrated=False, reason=None):
     return FindingScore(organ, finding, probability, 0.0, calibrated, reason, ("p",), ("n",))
 
 
-def a_report(*sentences):
+def a_report(*sentences, text="x" * 1000, section="findings"):
     """(finding name, status, segments) per sentence."""
     made = [
-        Sentence(10 * i, 10 * i + 9, "findings", tuple(segments), (ReportFinding(name, status),))
+        Sentence(10 * i, 10 * i + 9, section, tuple(segments), (ReportFinding(name, status),))
         for i, (name, status, segments) in enumerate(sentences)
     ]
-    return Report("x" * 1000, tuple(made))
+    return Report(text, tuple(made))
 
 
 def only(scores, report, calibration=None):
@@ -118,6 +118,32 @@ def test_the_threshold_of_a_calibrated_finding_comes_from_the_calibration():
     assert (calibrated.threshold, calibrated.threshold_source, calibrated.image) == (0.15, "calibration", "positive")
     raw = only([a_score("Emphysema", 0.2)], report, calibration)
     assert (raw.threshold, raw.threshold_source, raw.image) == (0.5, "default", "negative")
+
+
+def test_a_heart_of_normal_size_may_have_an_effusion():
+    report = a_report(("abnormality", "absent", ("heart",)), text="Size ok.  " + "x" * 100)
+    assert only([a_score("Pericardial effusion", 0.9, "heart")], report).report == "not mentioned"
+    whole = a_report(("abnormality", "absent", ("heart",)), text="Heart ok. " + "x" * 100)
+    assert only([a_score("Pericardial effusion", 0.9, "heart")], whole).report == "absent"
+
+
+def test_air_under_the_skin_is_no_emphysema_of_the_lung():
+    report = a_report(("subcutaneous emphysema", "present", ()))
+    assert only([a_score("Emphysema", 0.1)], report).report == "not mentioned"
+
+
+def test_a_denial_on_one_side_leaves_the_other_open():
+    left = [lobe for lobe in LOBES if lobe.endswith("left")]
+    comparison = only([a_score("Lung nodule", 0.9)], a_report(("lung nodule", "absent", left)))
+    assert (comparison.report, comparison.discrepancy) == ("uncertain", False)
+    assert "for a part of the lung only" in comparison.reason
+    both = a_report(("lung nodule", "absent", left), ("lung nodule", "absent", set(LOBES) - set(left)))
+    assert only([a_score("Lung nodule", 0.9)], both).report == "absent"
+
+
+def test_the_indication_says_nothing_of_this_scan():
+    report = a_report(("emphysema", "present", LOBES), section="indication")
+    assert only([a_score("Emphysema", 0.1)], report).report == "not mentioned"
 
 
 def test_without_a_report_there_is_nothing_to_compare():

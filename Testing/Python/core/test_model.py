@@ -13,7 +13,14 @@ import plain_fvlm
 from cases import CHEST, a_case, a_small_model
 from CTGroundedVLMLib.errors import ModelError, OutputError
 from CTGroundedVLMLib.model.checkpoint import load_checkpoint, save_checkpoint
-from CTGroundedVLMLib.model.config import ModelConfig, TextConfig, VisionConfig, debug_config, fvlm_config
+from CTGroundedVLMLib.model.config import (
+    ModelConfig,
+    PreprocessingConfig,
+    TextConfig,
+    VisionConfig,
+    debug_config,
+    fvlm_config,
+)
 from CTGroundedVLMLib.model.find import find_model, installed_models
 from CTGroundedVLMLib.model.pooling import OrganPooling
 from CTGroundedVLMLib.model.text_cache import TextEncoder
@@ -175,6 +182,43 @@ def test_the_identity_changes_with_the_weights(small, saved, tmp_path):
     assert load_checkpoint(saved).identity.sha256 != load_checkpoint(other).identity.sha256
 
 
+def test_the_identity_changes_with_the_tokenizer(saved, tmp_path):
+    before = load_checkpoint(saved).identity.sha256
+    path = saved / "tokenizer.json"
+    path.write_text(path.read_text().replace('"nodule"', '"nodulus"'))
+    assert load_checkpoint(saved).identity.sha256 != before
+
+
+def test_half_precision_weights_are_read_as_fp32(small, saved):
+    state = {key: tensor.bfloat16() for key, tensor in load_file(saved / "model.safetensors").items()}
+    save_file(state, saved / "model.safetensors")
+    loaded = load_checkpoint(saved)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    features = TextEncoder(loaded)(["Nodule."])
+    assert torch.allclose(features, TextEncoder(small)(["Nodule."]), atol=0.05)
+
+
+def test_an_untrained_checkpoint_is_marked_without_its_makers_help(small, tmp_path):
+    save_checkpoint(tmp_path / "model", small.model, small.tokenizer, name="x", trained=False)
+    assert load_checkpoint(tmp_path / "model").identity.notice.startswith("UNTRAINED")
+
+
+def test_weights_can_be_read_by_colleagues_as_the_umask_allows(saved):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(saved):
+    header = json.loads((saved / "config.json").read_text())
+    header["model"]["text"]["vocabulary_size"] = 50
+    (saved / "config.json").write_text(json.dumps(header))
+    state = load_file(saved / "model.safetensors")
+    key = "text.bert.embeddings.word_embeddings.weight"
+    save_file(state | {key: state[key][:50].clone()}, saved / "model.safetensors")
+    with pytest.raises(ModelError, match="tokens, the model only 50"):
+        load_checkpoint(saved)
+
+
 def test_every_missing_unexpected_and_misshapen_key_is_named(saved):
     state = load_file(saved / "model.safetensors")
     del state["vision.norm.weight"]
@@ -200,6 +244,8 @@ def test_a_truncated_weights_file_is_named(saved):
     [
         ("{}", "no configuration of this software"),
         ("not json", "no configuration of this software"),
+        ('{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": true, "model": "y"}', "no configuration"),
+        ('{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": "false", "model": {"organs": {}}}', "true or false"),
         ('{"format": "ctgvlm-model", "format_version": 99}', "format version 99; this software reads version 1"),
     ],
 )
@@ -247,6 +293,8 @@ def test_a_failed_save_leaves_nothing(small, tmp_path, monkeypatch):
         (lambda: VisionConfig(levels=(3, 12)), "levels"),
         (lambda: TextConfig(max_tokens=600), r"max_tokens is 600, expected at most text\.positions"),
         (lambda: ModelConfig(organs={}), "organs"),
+        (lambda: ModelConfig(organs={"lung": ("lungs",)}), "lungs.*class names of TotalSegmentator"),
+        (lambda: PreprocessingConfig(spacing_mm=(1.0, 1.0)), "spacing_mm.*three values"),
         (lambda: ModelConfig(organs={"liver": ("liver",)}, pooling_heads=5), "pooling_heads"),
     ],
 )

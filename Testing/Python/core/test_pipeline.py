@@ -1,13 +1,16 @@
 """The whole analysis on synthetic cases, and what is said of organs that cannot be scored."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from cases import CHEST, a_case, a_small_model
-from CTGroundedVLMLib.errors import DependencyError, InputError, ResourceError
+from cases import CHEST, LPS, a_case, a_small_model
+from CTGroundedVLMLib import precision
+from CTGroundedVLMLib.errors import DependencyError, InputError, ResourceError, VolumeError
 from CTGroundedVLMLib.pipeline import AnalysisOptions, Session, analyze
-from CTGroundedVLMLib.precision import bf16_speedup, choose_device, choose_precision
+from CTGroundedVLMLib.precision import choose_device, choose_precision
 from CTGroundedVLMLib.types import CTCase, Segmentation
 
 REPORT = "FINDINGS: No pleural effusion. The heart is enlarged. Calcified plaque in the aorta. The spleen is normal."
@@ -83,8 +86,8 @@ def test_a_second_question_needs_no_image_pass(loaded, monkeypatch):
 
 def test_bf16_stays_close_to_fp32(loaded):
     values = []
-    for precision in ("fp32", "bf16"):
-        options = AnalysisOptions(precision=precision, min_visible=0.0, heatmaps=0)
+    for name in ("fp32", "bf16"):
+        options = AnalysisOptions(precision=name, min_visible=0.0, heatmaps=0)
         values.append([s.probability for s in analyze(a_case(CHEST), loaded, options).findings if s.probability])
     assert np.abs(np.subtract(*values)).max() < 0.05
 
@@ -167,10 +170,51 @@ def test_labels_without_a_name_are_no_organ(loaded):
     assert analyze(strange, loaded, options).findings == analyze(case, loaded, options).findings
 
 
-def test_auto_precision_follows_this_machines_speed():
-    expected = "bf16" if bf16_speedup() > 1.1 else "fp32"
+@pytest.mark.parametrize(("speedup", "expected"), [(0.5, "fp32"), (1.05, "fp32"), (2.0, "bf16")])
+def test_auto_precision_takes_bf16_where_the_machine_is_faster_with_it(monkeypatch, speedup, expected):
+    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
     assert choose_precision("auto", torch.device("cpu")) == expected
     assert choose_precision("fp32", torch.device("cpu")) == "fp32"
+
+
+def test_the_speed_of_bf16_is_measured_against_fp32(monkeypatch):
+    seconds = {torch.float32: 0.2, torch.bfloat16: 0.05}
+    monkeypatch.setattr(precision, "_matmul_seconds", seconds.get)
+    assert precision.bf16_speedup.__wrapped__() == pytest.approx(4.0)
+
+
+def test_the_release_grid_warns_of_a_volume_that_is_stored_another_way(loaded):
+    ras = a_case(CHEST, directions=np.eye(3))
+    options = AnalysisOptions(mode="reference", precision="fp32", heatmaps=0)
+    assert "mirrored" in analyze(ras, loaded, options).warnings[0]
+    assert not any("mirrored" in w for w in analyze(a_case(CHEST), loaded, options).warnings)
+    physical = AnalysisOptions(mode="reference", grid="physical", precision="fp32", heatmaps=0)
+    assert not any("mirrored" in w for w in analyze(ras, loaded, physical).warnings)
+
+
+def test_the_release_grid_refuses_a_sagittal_volume_and_names_the_remedy(loaded):
+    sagittal = a_case(CHEST, directions=LPS[:, [2, 1, 0]])
+    with pytest.raises(VolumeError, match="--grid physical"):
+        analyze(sagittal, loaded, AnalysisOptions(mode="reference", precision="fp32"))
+
+
+def test_a_mask_with_far_too_little_of_an_organ_is_reported(loaded):
+    # 14 x 14 x 14 voxels of 3 mm3: 8 ml inside the scan, of at least 100
+    result = analyze(a_case({"aorta": ((10, 50, 50), (24, 64, 64))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0))
+    assert result.warnings == (
+        "aorta has 8 ml in the segmentation, far less than a normal adult's (at least about 100 ml): the mask may be incomplete.",
+    )
+
+
+def test_a_calibration_key_that_fits_nothing_is_reported(loaded, tmp_path):
+    settings = {"mode": "shared", "grid": "physical", "templates": False}
+    findings = {"lung/Emphysma": {"a": 1, "b": 0}, "lung/Emphysema": {"a": 1, "b": 0}}
+    content = {"format": "ctgvlm-calibration", "model_sha256": loaded.identity.sha256, "settings": settings, "findings": findings}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    options = AnalysisOptions(precision="fp32", min_visible=0.0, heatmaps=0, calibration=tmp_path / "c.json")
+    result = analyze(a_case(CHEST), loaded, options)
+    assert any(w.endswith("not scored: lung/Emphysma.") for w in result.warnings)
+    assert [f.finding for f in result.findings if f.calibrated] == ["Emphysema"]
 
 
 def test_cuda_that_is_not_there_is_named(monkeypatch):

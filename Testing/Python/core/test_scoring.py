@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from CTGroundedVLMLib.errors import InputError
-from CTGroundedVLMLib.prompts import free_prompt, registry_prompts
+from CTGroundedVLMLib.prompts import Prompt, free_prompt, registry_prompts
 from CTGroundedVLMLib.scoring import read_calibration, score_findings, sigmoid
 
 ORGANS = {"lung": (), "liver": ()}
@@ -52,11 +52,16 @@ def test_extreme_margins_do_not_overflow():
     assert sigmoid(0) == 0.5
 
 
+SETTINGS = {"mode": "shared", "grid": "physical", "templates": False}
+SETTINGS_OTHER = SETTINGS | {"mode": "reference"}
+
+
 def a_calibration(tmp_path, **changes):
     content = {
         "format": "ctgvlm-calibration",
         "model_sha256": "abc",
-        "findings": {"lung/nodule": {"a": 0.5, "b": -1.0}},
+        "settings": SETTINGS,
+        "findings": {"lung/nodule": {"a": 0.5, "b": -1.0, "threshold": 0.3}},
     }
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(content | changes))
@@ -64,18 +69,36 @@ def a_calibration(tmp_path, **changes):
 
 
 def test_calibration_is_platt_scaling_of_the_margin_and_marked(tmp_path):
-    calibration = read_calibration(a_calibration(tmp_path), "abc")
-    prompts = [free_prompt("lung", "nodule", ORGANS), free_prompt("lung", "mass", ORGANS)]
+    calibration = read_calibration(a_calibration(tmp_path), "abc", SETTINGS)
+    prompts = [Prompt("lung", "nodule", ("Nodule.",), ("Not nodule.",)), Prompt("lung", "mass", ("Mass.",), ("Not mass.",))]
     known, unknown = score_findings(prompts, {"lung": torch.tensor([0.6, 0.8])}, {}, encode, 0.07, calibration)
     assert known.calibrated
     assert known.probability == pytest.approx(1 / (1 + math.exp(-(0.5 * known.margin - 1.0))))
     assert not unknown.calibrated
+    assert calibration.thresholds == {"lung/nodule": 0.3}
+
+
+def test_the_users_own_words_are_never_calibrated(tmp_path):
+    calibration = read_calibration(a_calibration(tmp_path), "abc", SETTINGS)
+    own = free_prompt("lung", "nodule", ORGANS)
+    (score,) = score_findings([own], {"lung": torch.tensor([0.6, 0.8])}, {}, encode, 0.07, calibration)
+    assert not score.calibrated
+    assert score.probability == pytest.approx(sigmoid(score.margin))
+    assert calibration.unused([own]) == ["lung/nodule"]
+
+
+def test_a_model_output_that_is_no_number_is_not_scored():
+    (score,) = score_findings([free_prompt("lung", "nodule", ORGANS)], {"lung": torch.tensor([math.nan, 0.0])}, {}, encode, 0.07)
+    assert (score.probability, score.margin) == (None, None)
+    assert "not a finite number" in score.reason
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model_sha256": "other"}, "made for model other"),
+        ({"settings": SETTINGS_OTHER}, "fitted with mode 'reference' instead of 'shared'"),
+        ({"findings": {"lung/nodule": {"a": 1, "b": 1, "threshold": 3}}}, "between 0 and 1"),
         ({"format": "something"}, 'must have format "ctgvlm-calibration"'),
         ({"findings": {"lung/nodule": {"a": 1}}}, "KeyError: 'b'"),
         ({"findings": {"lung/nodule": {"a": 1, "b": math.inf}}}, "finite"),
@@ -84,12 +107,12 @@ def test_calibration_is_platt_scaling_of_the_margin_and_marked(tmp_path):
 )
 def test_a_calibration_file_that_does_not_fit_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        read_calibration(a_calibration(tmp_path, **changes), "abc")
+        read_calibration(a_calibration(tmp_path, **changes), "abc", SETTINGS)
 
 
 def test_a_missing_calibration_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.json cannot be used"):
-        read_calibration(tmp_path / "nothing.json", "abc")
+        read_calibration(tmp_path / "nothing.json", "abc", SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +140,4 @@ def test_auto_takes_the_released_set_where_it_covers_the_organ_and_all_findings_
     liver = registry_prompts(["liver"])
     assert len(liver) >= 18
     assert registry_prompts(["liver"], "fvlm16") == ()
+    assert registry_prompts(["an organ of my own"]) == ()
