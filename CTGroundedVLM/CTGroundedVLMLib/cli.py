@@ -20,8 +20,8 @@ EPILOG = """exit codes:
   3  an input (CT, segmentation, report, calibration, prompt) cannot be used
   4  no model, or one that cannot be used
   5  a component is missing (TotalSegmentator, its weights, CUDA)
-  6  memory or disk space does not suffice
-  7  the output cannot be written
+  6  memory does not suffice
+  7  the output cannot be written (disk full, no permission, a folder with other files)
   130  interrupted (Ctrl-C): nothing is left half-written
 
 Research use only. No data leave this computer."""
@@ -29,11 +29,10 @@ Research use only. No data leave this computer."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    _quiet_libraries()
     previous = {number: signal.signal(number, _interrupt) for number in _stopping_signals()}
     try:
+        arguments = build_parser().parse_args(argv)
+        _quiet_libraries()
         return arguments.run(arguments) or 0
     except CTGroundedVLMError as error:
         print(f"ctgvlm: error: {error}", file=sys.stderr)
@@ -115,7 +114,7 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
                        help="how many of the highest scored findings get one (default 4; prompts always do)")  # fmt: skip
     group.add_argument("--heatmap-method", choices=("contribution", "hirescam"), default="contribution")
     group.add_argument("--heatmap-shifts", type=int, default=1, metavar="S",
-                       help="average over S^3 shifted windows for detail below the patch size (default 1: none)")  # fmt: skip
+                       help="average over S^3 shifted windows, each encoded anew, for finer detail (default 1)")  # fmt: skip
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:

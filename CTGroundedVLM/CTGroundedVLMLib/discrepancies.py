@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .anatomy import findings
+from .report import parse_report
 from .scoring import Calibration
 from .types import FindingScore, Report, ReportComparison
 
@@ -90,7 +91,10 @@ def _main_segments(segments: Iterable[str]) -> set[str]:
 def _names_of(score: FindingScore) -> frozenset[str]:
     """Lower-case wordings of the finding: the registry's, or the user's own words."""
     names = {score.finding.lower()}
-    if score.source == "registry":
+    if score.source == "prompt":  # "basal atelectasis" is what a report's sentence would be read as: atelectasis
+        sentences = parse_report(f"FINDINGS: {score.finding}.").sentences
+        names |= {finding.name for sentence in sentences for finding in sentence.findings} - {GENERAL}
+    else:
         for finding in findings(score.organ):
             if finding.name == score.finding:
                 names |= {finding.term, *finding.synonyms}
@@ -147,6 +151,8 @@ def _reason(score: FindingScore, statement: _Statement, image: str | None, thres
         "historical": "The report speaks of it in the past only",
         "not mentioned": "The report does not mention it",
     }[statement.status]
+    if statement.ground == "not mentioned" and score.source == "prompt":
+        says = "The report does not mention it, as far as your words are recognised"
     if statement.ground == "part of the organ":
         says = f"The report denies it for a part of the {score.organ} only"
     if statement.ground == "normal organ":

@@ -41,7 +41,7 @@ class DependencyError(CTGroundedVLMError):
 
 
 class ResourceError(CTGroundedVLMError):
-    """Memory or disk space does not suffice."""
+    """Memory does not suffice."""
 
     exit_code = 6
 

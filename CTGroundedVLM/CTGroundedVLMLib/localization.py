@@ -6,6 +6,7 @@ Shapes: L levels, N image tokens, T = L x N, H heads, C channels, E embedding si
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -123,25 +124,20 @@ def organ_mask(case: CTCase, segments: tuple[str, ...]) -> tuple[np.ndarray, tup
 def localize(
     model: FVLM,
     case: CTCase,
-    encoded: WindowFeatures,
+    windows: Iterable[WindowFeatures],
     organ: int,
     direction_E: torch.Tensor,
     *,
     finding: str,
     source: Literal["registry", "prompt"] = "registry",
     method: Method = "contribution",
-    preprocessor: Preprocessor | None = None,
-    shifts: int = 1,
-    precision: str = "fp32",
 ) -> Heatmap:
     """Heatmap of a finding on the CT grid, signed, zero outside the organ.
 
     Args:
         finding, source: as in the FindingScore that the heatmap explains.
-        encoded: the window in which the organ was scored.
+        windows: the window in which the organ was scored, or its shifted copies (``shifted_windows``), which are averaged.
         direction_E: positive minus negative text feature.
-        shifts: 1 for the window as scored. s > 1 averages over s^3 windows that are moved by fractions of a patch, each
-            encoded anew, which resolves below the patch size; ``preprocessor`` must then be given.
     """
     name, segments = list(model.config.organs.items())[organ]
     found = organ_mask(case, segments)
@@ -149,7 +145,7 @@ def localize(
         raise ValueError(f"{name} has no voxel in this case: it cannot be localized")
     mask, box = found
     total, weight = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
-    for window in _windows(model, encoded, preprocessor, shifts, precision):
+    for window in windows:
         index = window.window.organs.index(organ)
         inside = window.token_mask_ON[index].view(window.grid).cpu().numpy()
         if not inside.any():
@@ -164,11 +160,13 @@ def localize(
     return Heatmap(name, finding, method, values, start, case.ct.array_kji.shape, source)
 
 
-def _windows(model: FVLM, encoded: WindowFeatures, preprocessor: Preprocessor | None, shifts: int, precision: str):
-    """The scored window, or all its shifted copies (fractions of a patch either way, centred on no shift)."""
-    if shifts == 1:
-        yield encoded
-        return
+def shifted_windows(
+    model: FVLM, encoded: WindowFeatures, preprocessor: Preprocessor, shifts: int, precision: str
+) -> Iterator[WindowFeatures]:
+    """shifts^3 copies of a window, moved by fractions of a patch either way and encoded anew.
+
+    The average of their heatmaps resolves below the patch size.
+    """
     patch = model.config.vision.patch_size
     steps = [[round(p * ((i + 0.5) / shifts - 0.5)) for i in range(shifts)] for p in patch]
     for shift in itertools.product(*steps):

@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,9 @@ from .discrepancies import compare_with_report
 from .embedding_links import link_with_guesses
 from .errors import InputError, ResourceError
 from .linking import link
-from .localization import Method, localize
+from .localization import Method, localize, shifted_windows
 from .model.checkpoint import LoadedModel
-from .model.fvlm import ImageFeatures
+from .model.fvlm import ImageFeatures, WindowFeatures
 from .model.text_cache import TextEncoder
 from .precision import Precision, choose_precision
 from .preprocessing import Grid, ModelInput, Preprocessor, release_grid_caveat
@@ -34,6 +34,7 @@ from .types import AnalysisResult, CTCase, FindingScore, Heatmap, OrganInfo
 from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs, organ_warnings
 
 Progress = Callable[[str, float], None]
+MAX_KEPT_SHIFTS = 3  # 27 copies of a full-size window's tokens take about 0.4 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Session:
         self.calibration = self._read_calibration()
         self.encode_text = TextEncoder(loaded, self.options.cache_folder)
         self._organs = list(loaded.config.organs)
+        self._shifted: dict[int, list[WindowFeatures]] = {}
         with self._stage("choose precision", 0.04):
             self.precision = choose_precision(self.options.precision, loaded.model.device)
         with self._stage("preprocess", 0.05):
@@ -184,16 +186,31 @@ class Session:
             return localize(
                 self.loaded.model,
                 self.case,
-                self.features.windows[self.features.window_of[number]],
+                self._windows(self.features.window_of[number]),
                 number,
                 text_direction(prompt, self.encode_text),
                 finding=prompt.finding,
                 source=prompt.source,
                 method=self.options.heatmap_method,
-                preprocessor=self._preprocessor,
-                shifts=self.options.heatmap_shifts,
-                precision=self.precision,
             )
+
+    def _windows(self, index: int) -> Iterable[WindowFeatures]:
+        """A window as scored, or its shifted copies: kept for the next heatmap, unless they are too many for the memory."""
+        encoded, shifts = self.features.windows[index], self.options.heatmap_shifts
+        if shifts == 1:
+            return [encoded]
+        if index not in self._shifted:
+            copies = shifted_windows(self.loaded.model, encoded, self._preprocessor, shifts, self.precision)
+            counted = self._counted(copies, shifts**3)
+            if shifts > MAX_KEPT_SHIFTS:
+                return counted
+            self._shifted[index] = list(counted)
+        return self._shifted[index]
+
+    def _counted(self, windows: Iterable[WindowFeatures], total: int) -> Iterator[WindowFeatures]:
+        for number, window in enumerate(windows, 1):
+            self._progress(f"heatmaps, shift {number} of {total}", 0.75)
+            yield window
 
 
 def analyze(

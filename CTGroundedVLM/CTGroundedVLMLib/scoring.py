@@ -73,7 +73,9 @@ def read_calibration(path: Path, model_sha256: str, settings: Mapping[str, objec
             "Calibration holds for one model only: fit it again."
         )
     different = [
-        f"{name} {fitted.get(name)!r} instead of {value!r}" for name, value in settings.items() if fitted.get(name) != value
+        f"{name} {fitted.get(name)!r} instead of {value!r}"
+        for name, value in settings.items()
+        if fitted.get(name) != value
     ]
     if different:
         raise InputError(

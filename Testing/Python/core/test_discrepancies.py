@@ -1,5 +1,6 @@
 """Report against image: what counts as a disagreement, and how it is ranked."""
 
+import dataclasses
 import math
 
 import pytest
@@ -139,6 +140,13 @@ def test_a_denial_on_one_side_leaves_the_other_open():
     assert "for a part of the lung only" in comparison.reason
     both = a_report(("lung nodule", "absent", left), ("lung nodule", "absent", set(LOBES) - set(left)))
     assert only([a_score("Lung nodule", 0.9)], both).report == "absent"
+
+
+def test_the_users_own_words_are_read_as_a_sentence_of_a_report():
+    score = dataclasses.replace(a_score("Basal atelectasis", 0.9), source="prompt")
+    assert only([score], a_report(("atelectasis", "present", LOBES))).report == "present"
+    unknown = dataclasses.replace(a_score("velvet sign", 0.9), source="prompt")
+    assert "as far as your words are recognised" in only([unknown], a_report(("atelectasis", "present", LOBES))).reason
 
 
 def test_the_indication_says_nothing_of_this_scan():

@@ -1,11 +1,20 @@
 """Heatmaps: contributions that add up, and values that lie where the organ lies."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from cases import CHEST, LABEL, a_case, a_small_model
-from CTGroundedVLMLib.localization import hirescam, localize, organ_mask, token_contributions, token_map
+from CTGroundedVLMLib.localization import (
+    hirescam,
+    localize,
+    organ_mask,
+    shifted_windows,
+    token_contributions,
+    token_map,
+)
 from CTGroundedVLMLib.pipeline import AnalysisOptions, Session
 from CTGroundedVLMLib.scoring import text_direction
 
@@ -106,7 +115,7 @@ def test_hirescam_is_gradient_times_activation(session):
 def test_a_heatmap_fills_the_organ_and_nothing_else(session, method):
     number, prompt, window, direction = parts(session, "aorta", "calcified plaque")
     heatmap = localize(
-        session.loaded.model, session.case, window, number, direction, finding=prompt.finding, method=method
+        session.loaded.model, session.case, [window], number, direction, finding=prompt.finding, method=method
     )
     volume = heatmap.to_volume()
     organ = session.case.segmentation.labels_kji == LABEL["aorta"]
@@ -119,7 +128,7 @@ def test_a_heatmap_fills_the_organ_and_nothing_else(session, method):
 
 def test_a_voxel_at_a_patch_centre_has_its_patchs_value(session):
     number, prompt, window, direction = parts(session, "lung", "nodule")
-    heatmap = localize(session.loaded.model, session.case, window, number, direction, finding=prompt.finding)
+    heatmap = localize(session.loaded.model, session.case, [window], number, direction, finding=prompt.finding)
     values = token_map(session.loaded.model, window, number, direction, "contribution")
     mask = window.token_mask_ON[window.window.organs.index(number)].view(window.grid).numpy()
     checked = 0
@@ -138,17 +147,36 @@ def test_a_voxel_at_a_patch_centre_has_its_patchs_value(session):
     assert checked >= 4
 
 
-def test_shifted_windows_resolve_finer_than_a_patch(session):
-    """The sign stays, the organ stays, and the map is no longer piecewise linear between patch centres."""
+def test_shifted_windows_lie_around_the_scored_one_and_are_averaged(session):
     number, prompt, window, direction = parts(session, "lung", "nodule")
-    arguments = (session.loaded.model, session.case, window, number, direction)
-    plain = localize(*arguments, finding=prompt.finding)
-    fine = localize(*arguments, finding=prompt.finding, preprocessor=session._preprocessor, shifts=2)
-    assert fine.values_kji.shape == plain.values_kji.shape
-    organ = plain.values_kji != 0
-    assert np.array_equal(fine.values_kji != 0, organ)
-    assert np.corrcoef(fine.values_kji[organ], plain.values_kji[organ])[0, 1] > 0.3
-    assert not np.allclose(fine.values_kji, plain.values_kji)
+    model = session.loaded.model
+    copies = list(shifted_windows(model, window, session._preprocessor, 2, "fp32"))
+    starts = np.array([copy.window.start for copy in copies]) - window.window.start
+    assert sorted(map(tuple, starts.tolist())) == sorted(
+        itertools.product((-4, 4), (-4, 4), (-8, 8))
+    )  # a quarter patch
+    arguments = (model, session.case)
+    fine = localize(*arguments, copies, number, direction, finding=prompt.finding).values_kji
+    single = np.stack([localize(*arguments, [c], number, direction, finding=prompt.finding).values_kji for c in copies])
+    assert fine.min() >= single.min() - 1e-6
+    assert fine.max() <= single.max() + 1e-6
+    middle = tuple(n // 2 for n in fine.shape)  # seen whole in every copy: the plain mean
+    box = tuple(slice(m - 2, m + 3) for m in middle)
+    assert np.allclose(fine[box], single.mean(0)[box], atol=0.2 * np.abs(single).max())
+
+
+def test_shifted_windows_are_encoded_once_for_all_findings(session):
+    options = AnalysisOptions(precision="fp32", min_visible=0.0, heatmap_shifts=2)
+    fine, calls = Session(session.case, session.loaded, options), []
+    encode = session.loaded.model.encode_window
+    session.loaded.model.encode_window = lambda *a, **k: calls.append(1) or encode(*a, **k)
+    try:
+        fine.heatmap(fine.prompt("heart", "effusion"))
+        first = len(calls)
+        fine.heatmap(fine.prompt("heart", "mass"))
+    finally:
+        del session.loaded.model.encode_window
+    assert (first, len(calls)) == (8, 8)
 
 
 def test_the_organ_mask_is_cut_to_its_box():
