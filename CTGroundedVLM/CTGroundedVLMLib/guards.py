@@ -16,6 +16,7 @@ SPACING_MM = (0.05, 20.0)
 ORTHONORMAL_TOLERANCE = 1e-3  # as ITK's tolerance for direction cosines stored as float32
 PADDING_HU = -1500  # scanners fill what lies outside the field of view with -2000, -2048 or -3024
 AIR_HU = -1024  # the lowest CT number of a 12-bit scanner
+LAST_LABEL = 117  # of TotalSegmentator v2's task 'total'
 SAMPLE_VOXELS = 400_000  # bounds the cost of the HU check on any volume
 
 
@@ -114,6 +115,8 @@ def check_hounsfield(what: str, array: np.ndarray, header_note: str = "") -> Non
     )
     if diagnosis:
         found, remedy = diagnosis
+        if _label_like(values):
+            remedy += " This looks like a segmentation: are the CT and --segmentation swapped?"
         raise VolumeError(
             f"{what} is not in Hounsfield units: {found}; air near -1000 and soft tissue near 0 to 100 are expected. "
             f"{remedy}{' ' + header_note if header_note else ''}"
@@ -142,6 +145,11 @@ def _scaled_picture(values: np.ndarray) -> tuple[str, str] | None:
     if low >= 0 and high <= 255:
         return f"all values lie between {low:.0f} and {high:.0f}, as in a windowed 8-bit picture", remedy
     return None
+
+
+def _label_like(values: np.ndarray) -> bool:
+    """Whether these are whole numbers from 0 to the last class of TotalSegmentator."""
+    return bool(values.min() >= 0 and values.max() <= LAST_LABEL and np.array_equal(values, np.rint(values)))
 
 
 def _never_rescaled(values: np.ndarray) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import files, guards
-from .errors import InputError
+from .errors import InputError, SegmentationError
 from .nifti import NiftiHeader, is_nifti_2, read_nifti_header, read_nifti_pixels
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it (0..1)
@@ -95,7 +95,7 @@ def read_header(path: Path, what: str, error: type[InputError]) -> ImageHeader:
     except RuntimeError as exc:
         if "orthonormal" in str(exc):
             raise guards.not_orthogonal(what, error) from exc
-        raise error(f"{what} cannot be read: {_content_hint(path)}") from exc
+        raise error(f"{what} cannot be read: {_content_hint(path, error)}") from exc
     try:
         nifti = read_nifti_header(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
     except zlib.error as exc:
@@ -183,20 +183,22 @@ def _bytes_per_value(reader: sitk.ImageFileReader) -> int:
 
 def _check_file(path: Path, what: str, error: type[InputError]) -> None:
     if not path.exists():
-        raise error(f"{what} does not exist: {path}. Check the path.")
+        raise error(f"{what} does not exist: {path.absolute()}. Check the path.")
     try:
         with path.open("rb") as file:
             content = file.read(1)
     except OSError as exc:
         raise error(f"{what} cannot be opened ({exc}). Check the path and who may read it.") from exc
     if not content:
-        raise error(f"{what} is empty (0 bytes): {path}. Copy or export it again.")
+        raise error(f"{what} is empty (0 bytes): {path.absolute()}. Copy or export it again.")
 
 
-def _content_hint(path: Path) -> str:
+def _content_hint(path: Path, error: type[InputError]) -> str:
     """What the first bytes say a file is, and what to do about it."""
     with path.open("rb") as file:
         start = file.read(512)
+    folder = "TotalSegmentator's output folder" if issubclass(error, SegmentationError) else "a DICOM folder"
+    remedy = f"Give a file that ends in {', '.join(SUFFIXES)}, or {folder}."
     if start[:2] == b"\x1f\x8b" and not path.name.lower().endswith(".gz"):
         return "it is gzip-compressed. Rename it so that it ends in .nii.gz."
     if start[:4] == b"NRRD":
@@ -208,5 +210,5 @@ def _content_hint(path: Path) -> str:
     if start[:2] == b"PK":
         return "it is a zip archive. Unpack it first."
     if b"\0" not in start and all(byte >= 9 for byte in start):
-        return f"it is a text file, not an image. Give a file that ends in {', '.join(SUFFIXES)}, or a DICOM folder."
-    return f"it is damaged, or not what its name says. Files that end in {', '.join(SUFFIXES)} and DICOM folders work."
+        return f"it is a text file, not an image. {remedy}"
+    return f"it is damaged, or not what its name says. {remedy}"

@@ -24,6 +24,9 @@ from .types import Volume
 _TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "PatientID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
     "SeriesDescription",
@@ -56,6 +59,9 @@ class Slice:
     spacing: tuple[float, ...]
     size: tuple[int, int]
     rescale: tuple[float, float] | None
+    patient: str = ""
+    study: str = ""
+    frame_of_reference: str = ""
 
     @property
     def normal(self) -> np.ndarray:
@@ -84,6 +90,11 @@ class Series:
     def is_axial(self) -> bool:
         """The slices lie across the body axis."""
         return bool(self.slices) and abs(self.slices[0].normal[2]) >= _AXIAL_COSINE
+
+    @property
+    def origins(self) -> set[tuple[str, str]]:
+        """PatientID and StudyInstanceUID of the slices; blank where anonymised."""
+        return {(item.patient, item.study) for item in self.slices}
 
     def __str__(self) -> str:
         words = f"series {self.number or '?'} '{self.description}', {self.modality or '?'}, {self.images} images"
@@ -151,11 +162,32 @@ def choose_series(what: str, found: Sequence[Series], series_uid: str | None) ->
     usable = [series for series in found if not series.problem]
     if not usable:
         raise VolumeError(f"{what} holds no CT series; a series of CT images is expected. Found:{listing}")
+    _check_one_study(what, found)
     best = max(usable, key=lambda series: (series.is_axial, len(series.slices), series.uid))
     if len(usable) == 1:
         return best, ()
     others = "; ".join(str(series) for series in usable if series is not best)
     return best, (f"{what} holds {len(usable)} CT series; read: {best}. Not read: {others}.",)
+
+
+def _check_one_study(what: str, found: Sequence[Series]) -> None:
+    """Refuse to choose between the CT series of several patients or studies."""
+    series = [item for item in found if item.modality == "CT" and item.slices]
+    origins = set().union(*(item.origins for item in series))
+    if len(series) < 2 or len(origins) < 2:  # one series that mixes patients is refused when its slices are sorted
+        return
+    patients = len({patient for patient, _ in origins})
+    listing = "".join(f"\n  - {item}{_origin_words(item)}" for item in series)
+    raise VolumeError(
+        f"{what} holds CT series of {f'{patients} patients' if patients > 1 else f'{len(origins)} studies'}; those of "
+        f"one study are expected. Choose one with --series UID, or give the folder of one study:{listing}"
+    )
+
+
+def _origin_words(series: Series) -> str:
+    return "".join(
+        f", patient {patient or '(blank)'}, study {study or '(blank)'}" for patient, study in sorted(series.origins)
+    )
 
 
 def _series(uid: str, images: Sequence[tuple[Path, pydicom.Dataset]]) -> Series:
@@ -195,17 +227,42 @@ def _slice(path: Path, image: pydicom.Dataset) -> Slice | None:
         return None
     if (len(position), len(orientation), len(spacing)) != (3, 6, 2):
         return None
-    return Slice(path, str(uid), position, orientation, spacing, size, tuple(rescale) if len(rescale) == 2 else None)
+    ids = (str(image.get(tag) or "").strip() for tag in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"))
+    rescale_pair = tuple(rescale) if len(rescale) == 2 else None
+    return Slice(path, str(uid), position, orientation, spacing, size, rescale_pair, *ids)
 
 
 def sort_slices(what: str, series: Series) -> tuple[list[Slice], tuple[str, ...]]:
     """Slices from low to high along their normal; VolumeError unless they make one regular volume."""
+    _check_one_patient(what, series.slices)  # first: copies of two patients' slices may share their UIDs
     slices = list({item.uid: item for item in series.slices}.values())
     copies = len(series.slices) - len(slices)
+    if len(slices) < guards.MIN_VOXELS:
+        raise VolumeError(
+            f"{what} holds {len(series.slices)} images with only {len(slices)} different SOPInstanceUID; at least "
+            f"{guards.MIN_VOXELS} different slices are expected. Fetch or anonymise the series again: every slice needs "
+            "a SOPInstanceUID of its own."
+        )
     _check_uniform(what, slices)
     slices.sort(key=lambda item: item.height)
     _check_positions(what, slices)
     return slices, (f"{what}: {copies} files are copies of other slices; ignored.",) if copies else ()
+
+
+def _check_one_patient(what: str, slices: Sequence[Slice]) -> None:
+    """Refuse slices of several patients, studies or frames of reference under one SeriesInstanceUID."""
+    for name, values in (
+        ("PatientID", {item.patient for item in slices}),
+        ("StudyInstanceUID", {item.study for item in slices}),
+        ("FrameOfReferenceUID", {item.frame_of_reference for item in slices}),
+    ):
+        if len(values) > 1:
+            listed = ", ".join(value or "(blank)" for value in sorted(values)[:5])
+            raise VolumeError(
+                f"{what} mixes slices of {len(values)} values of {name} ({listed}{', …' if len(values) > 5 else ''}); one "
+                f"series with the same {name} in every slice is expected. Its files were probably merged or anonymised "
+                "wrongly: put those that belong together in a folder of their own."
+            )
 
 
 def _check_uniform(what: str, slices: Sequence[Slice]) -> None:

@@ -82,9 +82,11 @@ def _read_ct_file(path: Path, progress: Progress | None) -> Volume:
 def read_report(path: Path) -> str:
     """Read a report: UTF-8 (with or without a byte order mark), UTF-16 with one, else cp1252 or Latin-1."""
     path = Path(path)
-    what = f"Report {path.name}"
+    what = f"Report {path.name or path}"
+    if path.is_dir():
+        raise ReportError(f"{what} is a folder; a text file is expected. Give the report's file inside it.")
     if not path.is_file():
-        raise ReportError(f"{what} does not exist: {path}. Check the path.")
+        raise ReportError(f"{what} does not exist: {path.absolute()}. Check the path.")
     size = path.stat().st_size
     if size > REPORT_LIMIT_BYTES:
         raise ReportError(

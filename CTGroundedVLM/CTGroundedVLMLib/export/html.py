@@ -14,6 +14,7 @@ from ..types import Sentence, SentenceLink
 from .canvas import SEGMENT_COLOURS, shorten
 from .labels import (
     RESEARCH_NOTICE,
+    anatomical,
     finite,
     organ_display,
     score_reason,
@@ -48,7 +49,10 @@ def page_html(plan: ExportPlan, document: dict[str, object], pictures: Sequence[
         details=[_detail(plan, link) for link in plan.result.links],
         scores=_scores(plan),
         compared=bool(plan.result.comparisons),
-        organs=[{"info": o, "display": organ_display(o.organ)} for o in plan.result.organs],
+        organs=[
+            {"info": o, "display": organ_display(o.organ), "segments": anatomical(o.segments)}
+            for o in plan.result.organs
+        ],
         organ_names=sorted({(s.organ, organ_display(s.organ)) for s in plan.result.findings}),
         figures=[_figure(plan, p, data) for p, data in zip(plan.pictures, pictures, strict=True)],
     )
@@ -89,7 +93,7 @@ def _sentence_run(plan: ExportPlan, number: int, sentence: Sentence, link: Sente
         "sentence": number,
         "linked": link is not None,
         "figure": plan.picture_of_sentence.get(number),
-        "colour": _colour(plan, link.segments[0]) if link and link.segments else None,
+        "colour": _colour(plan, anatomical(link.segments)[0]) if link and link.segments else None,
         "marks": " ".join(_MARKS[s] for s in statuses),
     }
 
@@ -103,10 +107,10 @@ def _detail(plan: ExportPlan, link: SentenceLink) -> dict[str, object]:
         "excerpt": shorten(plan.result.report.text[sentence.start : sentence.end], 220),
         "segments": [
             {"number": n, "display": segment_display(name), "name": name, "colour": _colour(plan, name)}
-            for n, name in enumerate(link.segments, 1)
+            for n, name in enumerate(anatomical(link.segments), 1)
         ],
         "guessed": link.source == "embedding",
-        "missing": [segment_display(name) for name in link.missing_segments],
+        "missing": [segment_display(name) for name in anatomical(link.missing_segments)],
         "findings": [{"name": f.name, "status": f.status, "mark": _MARKS[f.status]} for f in sentence.findings],
         "measurements": [" × ".join(f"{v:g}" for v in m.values_mm) + " mm" for m in sentence.measurements],
         "citations": [
@@ -148,7 +152,7 @@ def _score(plan: ExportPlan, place: int) -> dict[str, object]:
 def _figure(plan: ExportPlan, picture: PlannedPicture, data: bytes) -> dict[str, object]:
     source = "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
     if picture.heatmap is None:
-        names = ", ".join(segment_display(s) for s in picture.segments)
+        names = ", ".join(segment_display(s) for s in anatomical(picture.segments))
         sentences = f" (sentence {', '.join(str(n + 1) for n in picture.sentences)})" if picture.sentences else ""
         title = f"{shorten(names, 80)}{sentences if len(sentences) < 40 else ''}"
         alt = f"Axial, coronal and sagittal CT slices with outlines of {names}"

@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -41,6 +42,17 @@ def segment_display(name: str) -> str:
         return anatomy.segment(name).display
     except SegmentationError:
         return organ_display(name)
+
+
+def anatomical(names: Iterable[str]) -> tuple[str, ...]:
+    """Segments in TotalSegmentator's label order, which follows the body (T12, T11, … T1); unknown ones last."""
+    labels = _labels()
+    return tuple(sorted(names, key=lambda name: labels.get(name, len(labels) + 1)))
+
+
+@lru_cache(maxsize=1)
+def _labels() -> dict[str, int]:
+    return {name: label for label, name in anatomy.label_names().items()}
 
 
 def organ_display(name: str) -> str:

@@ -25,7 +25,7 @@ from .canvas import (
     number,
     outline,
 )
-from .labels import RESEARCH_NOTICE, organ_display, segment_display, short_hash
+from .labels import RESEARCH_NOTICE, anatomical, organ_display, segment_display, short_hash
 from .plan import ExportPlan, PlannedPicture, probability_words
 from .planes import DisplayGrid, Field
 
@@ -108,7 +108,7 @@ def _kind(segment: str) -> str:
 def draw_planned(scene: Scene, plan: ExportPlan, picture: PlannedPicture) -> np.ndarray:
     """Draw one picture of the plan; (H, W, 3) uint8."""
     if picture.heatmap is None:
-        return draw_segments(scene, picture.segments, picture.centre_ijk)
+        return draw_segments(scene, anatomical(picture.segments), picture.centre_ijk)
     heatmap = plan.result.heatmaps[picture.heatmap]
     organ = plan.organs.get(heatmap.organ)
     caption = probability_words(plan.score_of_heatmap.get(picture.heatmap))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..types import AnalysisResult, FindingScore, OrganInfo, ReportComparison
 from .heatmaps import is_sheared
-from .labels import finite, score_reason, slug, unique
+from .labels import anatomical, finite, score_reason, slug, unique
 
 RESULTS, FINDINGS, LINKS, PAGE = "results.json", "findings.csv", "links.csv", "index.html"
 MOST_SEGMENT_PICTURES = 60
@@ -93,7 +93,7 @@ def make_plan(result: AnalysisResult, *, heatmap_files: bool, pictures: bool) ->
     stems = unique(f"{slug(h.organ).replace('-', '_')}_{slug(h.finding)}" for h in result.heatmaps)
     colours: dict[str, int] = {}
     for link in result.links:
-        for name in link.segments:
+        for name in anatomical(link.segments):
             colours.setdefault(name, len(colours))
     planned: list[PlannedPicture] = []
     warnings = [

@@ -170,7 +170,7 @@ def findings_csv(plan: ExportPlan) -> bytes:
 
 
 def links_csv(plan: ExportPlan) -> bytes:
-    """One row per link of a sentence; lists are joined with "; "."""
+    """One row per link of a sentence; lists are joined with "; ". Sentences are numbered from 1, as on the page."""
     result, said = plan.result, notice(plan.result.model)
     header = ("sentence", "start", "end", "section", "text", "segments", "missing_segments", "organs", "findings",
               "centre_i", "centre_j", "centre_k", "source", "picture", "notice")  # fmt: skip
@@ -180,7 +180,7 @@ def links_csv(plan: ExportPlan) -> bytes:
         findings = "; ".join(f"{f.name} ({f.status})" for f in sentence.findings)
         rows.append(
             (
-                link.sentence,
+                link.sentence + 1,  # as the page counts
                 sentence.start,
                 sentence.end,
                 sentence.section,

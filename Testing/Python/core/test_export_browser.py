@@ -1,5 +1,6 @@
 """The page in a real browser: clicks, keys, sorting, filtering; no error, no request, no script of strangers."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from CTGroundedVLMLib.export import write_result
-from export_cases import a_hostile_result, a_result
+from export_cases import REPORT, a_hostile_result, a_result
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="no selenium: pip install selenium, apt-get install chromium chromium-driver"
@@ -39,6 +40,12 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     write_result(a_result(), folder / "plain", heatmap_files=False)
     write_result(a_hostile_result(), folder / "hostile", heatmap_files=False)
+    result = a_result()
+    named = {"finding": "intrahepatic bile duct dilatation"}
+    findings = (result.findings[0], dataclasses.replace(result.findings[1], **named), *result.findings[2:])
+    comparisons = (dataclasses.replace(result.comparisons[0], sentences=(1, 2, 3), **named), *result.comparisons[1:])
+    result = dataclasses.replace(result, findings=findings, comparisons=comparisons)
+    write_result(result, folder / "long", heatmap_files=False)
     return folder
 
 
@@ -182,6 +189,34 @@ def test_the_page_fits_every_window_and_text_is_legible(page, width, height, sch
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("width", [420, 360])
+def test_no_narrow_window_scrolls_sideways(browser, folder, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get((folder / "long" / "index.html").as_uri())
+        assert browser.find_elements(By.CSS_SELECTOR, "#scores td.compared")
+        box, page = browser.execute_script(
+            """return [document.querySelector("#findings .scroll"), document.documentElement].map(
+            (e) => [e.scrollWidth, e.clientWidth])"""
+        )
+        assert browser.find_element(By.CSS_SELECTOR, "#scores td.probability").is_displayed()
+        assert not browser.find_element(By.CSS_SELECTOR, "#scores td.number").is_displayed()
+        assert box[0] > box[1]  # the table is wider than the window: it scrolls in its own box
+        assert page[0] <= page[1]
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_sentence_numbers_are_seen_and_are_not_copied_with_the_text(page):
+    shown = page.execute_script("return getComputedStyle(document.getElementById('s1'), '::before').content")
+    assert shown == '"2"'
+    copied = page.execute_script(
+        """getSelection().selectAllChildren(document.querySelector("#report .text")); return String(getSelection());"""
+    )
+    assert copied.strip() == REPORT.strip()
 
 
 def contrast(browser, selector: str) -> float:

@@ -86,6 +86,36 @@ def test_linked_sentences_can_be_reached_by_keyboard_and_name_their_status():
     assert linked[0]["data-figure"] == linked[3]["data-figure"]
 
 
+def test_linked_sentences_show_their_number_from_one_outside_the_text():
+    linked = Document(page(a_result())).all("span", class_="linked")
+    assert [(s["data-sentence"], s["data-number"]) for s in linked] == [("0", "1"), ("1", "2"), ("2", "3"), ("3", "4")]
+
+
+def test_the_key_explains_sentences_whose_segments_are_not_in_the_mask():
+    result = a_result()
+    nowhere = SentenceLink(1, (), ("kidney_left",), (), None)
+    document = Document(page(dataclasses.replace(result, links=(nowhere,))))
+    assert [s["data-number"] for s in document.all("span", class_="nowhere") if "data-number" in s] == ["2"]
+    assert "named, but not in this mask" in document.text_of(class_="key")
+    assert [s["class"] for s in document.all("span", class_="sample")] == ["sample", "sample nowhere"]
+
+
+def test_segments_are_shown_in_anatomical_order_and_numbered_as_in_the_picture():
+    result = a_result()
+    names = tuple(f"vertebrae_T{n}" for n in (1, 10, 11, 2))
+    result = dataclasses.replace(result, links=(SentenceLink(0, names, ("vertebrae_L1", "vertebrae_L2"), (), None),))
+    document = Document(page(result))
+    chips = [chip["title"] for chip in document.all("li", class_="chip") if "title" in chip]
+    assert chips == [f"vertebrae_T{n}" for n in (11, 10, 2, 1)]
+    missing = document.text_of(class_="missing")
+    assert missing.index("L2") < missing.index("L1")
+    plan = make_plan(result, heatmap_files=True, pictures=True)
+    assert results_document(plan)["links"][0]["segments"] == list(names)
+    assert [p["segments"] for p in results_document(plan)["pictures"] if p["segments"]] == [list(names)]
+    colour = document.all("span", class_="linked")[0]["class"]
+    assert colour.endswith(document.all("li", class_="chip")[0]["class"].split()[-1])
+
+
 def test_what_a_sentence_speaks_of_stands_beside_its_picture():
     document = Document(page(a_result()))
     second = document.text_of(id="detail-1")

@@ -24,7 +24,7 @@ from CTGroundedVLMLib.export.pictures import (
 )
 from CTGroundedVLMLib.export.plan import make_plan
 from CTGroundedVLMLib.export.planes import AXIAL, CORONAL, PLANES, SAGITTAL, DisplayGrid, Field, cut
-from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
+from CTGroundedVLMLib.types import CTCase, Segmentation, SentenceLink, Volume
 from CTGroundedVLMLib.volume_io import load_case
 from export_cases import BOXES, SHAPE, a_heatmap, a_result
 
@@ -275,6 +275,21 @@ def test_outlines_have_the_segments_colours():
         assert near.sum() > 150
     absent = [int(SEGMENT_COLOURS[1][k : k + 2], 16) for k in (1, 3, 5)]
     assert (np.abs(axial - absent).max(axis=-1) < 24).sum() == 0
+
+
+def test_pictures_number_segments_in_anatomical_order(monkeypatch):
+    names = ("vertebrae_T1", "vertebrae_T10", "vertebrae_T2")
+    case = a_case(dict(zip(names, (BOXES[n] for n in ("liver", "spleen", "gallbladder")), strict=True)), SHAPE)
+    result = dataclasses.replace(a_result(case=case), links=(SentenceLink(0, names, (), (), None),), heatmaps=())
+    plan = make_plan(result, heatmap_files=False, pictures=True)
+    lines = []
+    legend_entry = Sheet.legend_entry
+    monkeypatch.setattr(
+        Sheet, "legend_entry", lambda self, text, *how: (lines.append(text), legend_entry(self, text, *how))
+    )
+    draw_planned(Scene.of(plan), plan, plan.pictures[0])
+    assert lines == ["1  T10 vertebra", "2  T2 vertebra", "3  T1 vertebra"]
+    assert plan.colours == {"vertebrae_T10": 0, "vertebrae_T2": 1, "vertebrae_T1": 2}
 
 
 def test_without_a_centre_the_slice_shows_as_many_segments_as_possible():

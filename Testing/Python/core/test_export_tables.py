@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from CTGroundedVLMLib.export.labels import RESEARCH_NOTICE, jsonable, notice, segment_display, short_hash, slug, unique
+from CTGroundedVLMLib.export.labels import (
+    RESEARCH_NOTICE,
+    anatomical,
+    jsonable,
+    notice,
+    segment_display,
+    short_hash,
+    slug,
+    unique,
+)
 from CTGroundedVLMLib.export.plan import MOST_SEGMENT_PICTURES, make_plan, probability_words
 from CTGroundedVLMLib.export.tables import findings_csv, links_csv, results_document, results_json
 from CTGroundedVLMLib.types import FindingScore, ModelIdentity, Report, Segmentation, SentenceLink
@@ -250,7 +259,8 @@ def test_formulas_are_defused_and_negative_numbers_are_not():
 
 def test_the_table_of_links_has_one_row_per_link():
     table = rows(links_csv(plan(a_result())))
-    assert [row["sentence"] for row in table] == ["0", "1", "2", "3"]
+    assert [row["sentence"] for row in table] == ["1", "2", "3", "4"]  # as on the page; results.json has places from 0
+    assert [link["sentence"] for link in record(a_result())["links"]] == [0, 1, 2, 3]
     assert table[0]["text"] == "Liver  is of low attenuation, 14 x 11 mm cyst (series 3, image 21)."
     assert table[0]["findings"] == "hepatic steatosis (present); liver cyst (uncertain)"
     assert [table[0][f"centre_{a}"] for a in "ijk"] == ["10", "20", "5"]
@@ -300,6 +310,12 @@ def test_repeated_names_are_numbered_without_meeting_others():
 def test_segments_have_the_registrys_names_and_unknown_ones_their_own():
     assert segment_display("kidney_right") == "Right kidney"
     assert segment_display("my_own_class") == "My own class"
+
+
+def test_segments_are_listed_in_anatomical_order_and_unknown_ones_last():
+    names = ["my_own_class", *sorted(f"vertebrae_T{n}" for n in range(1, 13)), "aorta"]
+    spine = tuple(f"vertebrae_T{n}" for n in range(12, 0, -1))
+    assert anatomical(names) == (*spine, "aorta", "my_own_class")
 
 
 def test_probabilities_are_said_with_what_they_are():

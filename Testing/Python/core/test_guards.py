@@ -97,6 +97,18 @@ def test_an_mr_is_not_in_hounsfield_units():
     assert "Give a CT (not an MR or PET image)" in refusal(mr.astype(np.int16))
 
 
+@pytest.mark.parametrize("last", [1, 24, 117])
+def test_a_segmentation_in_the_place_of_the_ct_is_told(last):
+    mask = np.zeros((8, 30, 30), np.float32)
+    mask[2:6, 5:20, 5:20] = np.linspace(1, last, 15).round()
+    assert refusal(mask).endswith("This looks like a segmentation: are the CT and --segmentation swapped?")
+
+
+def test_pictures_and_normalised_images_are_not_called_segmentations(a_real_ct):
+    for other in (np.clip((a_real_ct + 1000) / 2000, 0, 1), np.clip(a_real_ct, 0, 255)):
+        assert "segmentation" not in refusal(other)
+
+
 def test_the_note_on_the_header_ends_the_message(a_real_ct):
     assert refusal(a_real_ct - 1024, "(scl_inter was -1024.)").endswith("(scl_inter was -1024.)")
 

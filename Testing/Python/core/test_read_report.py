@@ -43,5 +43,13 @@ def test_what_is_no_report_is_refused(tmp_path, content, found):
 
 
 def test_a_missing_report_is_named(tmp_path):
-    with pytest.raises(ReportError, match=r"Report none\.txt does not exist"):
+    with pytest.raises(ReportError) as caught:
         read_report(tmp_path / "none.txt")
+    assert str(caught.value) == f"Report none.txt does not exist: {tmp_path / 'none.txt'}. Check the path."
+
+
+def test_a_folder_is_no_report(tmp_path):
+    with pytest.raises(ReportError) as caught:
+        read_report(tmp_path)
+    assert str(caught.value).startswith(f"Report {tmp_path.name} is a folder; a text file is expected")
+    assert "does not exist" not in str(caught.value)

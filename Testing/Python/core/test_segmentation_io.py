@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,20 @@ def test_truncated_and_missing_files_are_refused(a_ct, tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     assert "Segmentation labels.nii.gz is damaged or incomplete" in refusal(path, a_ct)
     assert "does not exist" in refusal(tmp_path / "none.nii.gz", a_ct)
+
+
+def test_a_missing_mask_is_named_with_the_folder_where_it_was_looked_for(a_ct, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal(Path("nope.nii.gz"), a_ct)
+    assert message == f"Segmentation nope.nii.gz does not exist: {tmp_path / 'nope.nii.gz'}. Check the path."
+
+
+@pytest.mark.parametrize("content", [b"not a mask\n" * 50, bytes(range(256)) * 4])
+def test_what_is_no_mask_is_answered_with_what_a_mask_may_be(a_ct, tmp_path, content):
+    (tmp_path / "mask.nii.gz").write_bytes(content)
+    message = refusal(tmp_path / "mask.nii.gz", a_ct)
+    assert message.endswith(".mhd, or TotalSegmentator's output folder.")
+    assert "DICOM" not in message
 
 
 def test_a_dicom_segmentation_is_refused_with_a_way_out(a_ct, tmp_path):

@@ -210,6 +210,33 @@ def test_a_folder_without_images_is_refused(tmp_path, other_file):
     assert "holds no DICOM images. Give the folder that holds a CT series" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"PatientID": "B"}, "2 patients"),
+        ({"StudyInstanceUID": ROOT + "9"}, "2 studies"),
+        ({"PatientID": ""}, "2 patients"),
+    ],
+)
+def test_series_of_several_patients_or_studies_are_not_chosen_between(tmp_path, other, what):
+    write_series(tmp_path, [0, 5, 10], series="2", PatientID="A")
+    write_series(tmp_path, [0, 2, 4, 6], series="3", **{"PatientID": "A"} | other)
+    message = refusal(tmp_path)
+    assert f"holds CT series of {what}; those of one study are expected" in message
+    assert "Choose one with --series UID" in message
+    assert f"- series 2 'series 2', CT, 3 images (UID {ROOT}2), patient A, study {ROOT}0" in message
+    patient, study = other.get("PatientID", "A") or "(blank)", other.get("StudyInstanceUID", ROOT + "0")
+    assert f"- series 3 'series 3', CT, 4 images (UID {ROOT}3), patient {patient}, study {study}" in message
+    assert read_ct(tmp_path, series_uid=ROOT + "2").array_kji.shape[0] == 3
+    assert read_ct(next(tmp_path.glob("3-*.dcm"))).array_kji.shape[0] == 4
+
+
+def test_another_patients_mr_beside_the_ct_does_no_harm(tmp_path):
+    write_series(tmp_path, [0, 5, 10], series="2", PatientID="A")
+    write_series(tmp_path, [0, 2, 4, 6], series="3", PatientID="B", Modality="MR", SOPClassUID=MRImageStorage)
+    assert read_ct(tmp_path).array_kji.shape[0] == 3
+
+
 # --- irregular series ---------------------------------------------------------------------------------------------
 
 
@@ -217,6 +244,41 @@ def test_missing_slices_are_refused_with_their_positions(tmp_path):
     message = refusal(write_series(tmp_path, [0, 2.5, 5, 10, 12.5]))
     assert "CT series 1 of DICOM folder" in message
     assert "slices lie 2.50 mm apart, but not from 5.00 to 10.00 mm" in message
+
+
+@pytest.mark.parametrize(
+    ("keyword", "first", "second"),
+    [
+        ("PatientID", "A", "B"),
+        ("PatientID", "A", ""),
+        ("StudyInstanceUID", "1.2.3", "1.2.4"),
+        ("FrameOfReferenceUID", "1.2.3", "1.2.4"),
+    ],
+)
+@pytest.mark.parametrize("chosen", [None, ROOT + "1"])
+def test_slices_of_two_patients_in_one_series_are_refused(tmp_path, keyword, first, second, chosen):
+    write_series(tmp_path / "a", [0, 2, 4], **{keyword: first})
+    write_series(tmp_path / "b", [6, 8, 10], **{keyword: second})  # would go on from the first without a gap
+    message = refusal(tmp_path, series_uid=chosen)
+    listed = ", ".join(sorted([first, second])) if second else f"(blank), {first}"
+    assert f"CT series 1 of DICOM folder {tmp_path.name} mixes slices of 2 values of {keyword} ({listed})" in message
+    assert "in a folder of their own" in message
+
+
+def test_blank_patients_studies_and_frames_of_reference_do_no_harm(tmp_path):
+    write_series(tmp_path, [0, 2], PatientID="", StudyInstanceUID="", FrameOfReferenceUID="")
+    write_series(tmp_path / "b", [4, 6], StudyInstanceUID=None)  # absent is blank, too
+    assert read_ct(tmp_path).array_kji.shape[0] == 4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("different", [1, 2])
+def test_slices_that_share_their_identifier_are_refused_without_other_noise(tmp_path, different):
+    for index in range(6):
+        uid = f"{ROOT}77.{index % different}"
+        write_slice(tmp_path / f"{index}.dcm", (0, 0, 2 * index), SOPInstanceUID=uid)
+    message = refusal(tmp_path)
+    assert f"holds 6 images with only {different} different SOPInstanceUID; at least 3 different slices" in message
 
 
 def test_rounded_positions_pass(tmp_path):
