@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["present", "absent", "uncertain", "historical"]
 Section = Literal["indication", "technique", "comparison", "findings", "impression", "other"]
@@ -30,6 +31,8 @@ class Volume:
     @property
     def spacing_ijk(self) -> tuple[float, float, float]:
         """Voxel size along i, j, k in mm (column norms of the affine)."""
+        import numpy as np  # here, so that the report parser starts without it
+
         return tuple(float(x) for x in np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0))
 
 
@@ -204,6 +207,8 @@ class Heatmap:
 
     def to_volume(self) -> np.ndarray:
         """The whole grid as float32 (K, J, I)."""
+        import numpy as np  # here, so that the report parser starts without it
+
         full = np.zeros(self.shape_kji, np.float32)
         box = tuple(slice(a, a + n) for a, n in zip(self.start_kji, self.values_kji.shape, strict=True))
         full[box] = self.values_kji

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from .ellipsis import elliptic_sites
 from .implied_anatomy import follow_side, implied_sites
 from .laterality import free_sides, mention_structure, side_of
 from .levels import Numbered, find_levels, find_liver_segments, find_ribs, number_of
@@ -14,7 +15,10 @@ from .sites import Site, gap_between
 
 _LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitium"})
 _LOBES = frozenset({"upper lobe", "lower lobe", "bases"})
+_WHOLE_SPINE = len(LEVELS)
 _HEAD_REACH = 8  # tokens between a stem and its head noun
+_PARTS_OF_LUNG = frozenset({"bronchus", "interstitium"})
+_VESSELS = frozenset({"vein", "artery", "vessel"})
 _SPINE_REGIONS = {"cervical spine": "C", "thoracic spine": "T", "lumbar spine": "L"}
 
 
@@ -28,7 +32,9 @@ def find_sites(sentence: TokenizedSentence) -> list[Site]:
     _narrow_label(sentence, sites)
     sites = sites + implied_sites(sentence, sites)
     follow_side(sites)
-    return sorted(sites, key=lambda site: site.first)
+    sites = sorted(sites, key=lambda site: site.first)
+    other_sides = elliptic_sites(sentence, sites)
+    return sorted(sites + other_sides, key=lambda site: site.first) if other_sides else sites
 
 
 def _named(sentence: TokenizedSentence) -> list[Site]:
@@ -40,6 +46,10 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
         adjectival = False
         if "stem" not in mention.kinds and "anatomy" in mention.kinds:
             structure, adjectival = mention.kinds["anatomy"]
+            if adjectival:
+                structure = _vessel_of_list(sentence, mention) or structure
+            elif structure.id in _PARTS_OF_LUNG:
+                adjectival = _is_modifier(sentence, mention)
         elif "stem" in mention.kinds:
             structure, head = _resolve_stem(sentence, mention)
             if head is not None and (owner := sentence.owner[head]) is not None and "anatomy" in owner.kinds:
@@ -82,6 +92,31 @@ def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Struct
     return stem.default, None
 
 
+def _vessel_of_list(sentence: TokenizedSentence, mention: Mention) -> Structure | None:
+    """ "Splenic" in "splenic and superior mesenteric veins": an adjective that shares the vessel at the end of its list."""
+    lemmas, lexicon, index = sentence.lemmas, sentence.lexicon, mention.last
+    if index >= len(lemmas) or lemmas[index] not in lexicon.grammar["conjunctions"]:
+        return None
+    while index < min(mention.last + _HEAD_REACH, len(lemmas)):
+        word, owner = lemmas[index], sentence.owner[index]
+        if word in _VESSELS:
+            terms = lexicon.find([*lemmas[mention.first : mention.last], word])
+            whole = terms and terms[0].last > mention.last - mention.first
+            return mention_structure(terms[0]) if whole else None
+        if owner is None and word not in lexicon.grammar["conjunctions"] and word not in lexicon.sides:
+            return None
+        if owner is not None and owner.kinds.keys().isdisjoint(("anatomy", "stem", "negation_before")):
+            return None
+        index += 1
+    return None
+
+
+def _is_modifier(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """Whether the term stands right before a finding, whose kind it tells rather than its place ("small airway disease")."""
+    after = sentence.owner[mention.last] if mention.last < len(sentence.owner) else None
+    return after is not None and "finding" in after.kinds
+
+
 def _numbered_region(sentence: TokenizedSentence, mention: Mention, region: Structure) -> Structure:
     """ "Fifth lumbar vertebra" and "third and fourth thoracic vertebrae" name levels, not the region."""
     numbers, index = set(), mention.first - 1
@@ -117,15 +152,9 @@ def _inside_findings(sentence: TokenizedSentence) -> list[Site]:
 
 def _inner_anatomy(sentence: TokenizedSentence, mention: Mention) -> list[Mention]:
     """Longest anatomy terms strictly inside a longer term."""
-    found, first = [], mention.first
-    while first < mention.last:
-        last = mention.last - (first == mention.first)
-        inner = next((m for m in sentence.lexicon.find(sentence.lemmas[first:last]) if "anatomy" in m.kinds), None)
-        if inner is None:
-            break
-        found.append(Mention(inner.kinds, first + inner.first, first + inner.last))
-        first += inner.last
-    return found
+    first = mention.first
+    inside = sentence.lexicon.find_inside(sentence.lemmas[first : mention.last])
+    return [Mention(inner.kinds, first + inner.first, first + inner.last) for inner in inside]
 
 
 def _all_segments(structures: tuple[Structure, ...]) -> frozenset[str]:
@@ -175,13 +204,17 @@ def _drop_general(sentence: TokenizedSentence, family: list[Site]) -> None:
 _JOINING = frozenset({
     "lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior",
     "posterior", "superior", "inferior", "lateral", "medial", "and", "both", "within", "region", "zone", "level", "area", "part",
+    "section", "portion", "third", "field", "compartment", "base", "basilar", "dorsal", "central", "peripheral", "segments",
 })  # fmt: skip
 
 
 def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
     levels, ribs = find_levels(sentence), find_ribs(sentence)
-    if "cervical rib" in " ".join(sentence.lemmas):
+    if "rib" in sentence.lemmas and "cervical rib" in " ".join(sentence.lemmas):
         sites = [s for s in sites if s.id != "rib"]
+    named_levels = [s for s in sites if s.id == "vertebra" and len(s.segments) < _WHOLE_SPINE]
+    if named_levels:  # "endplate fracture of the twelfth thoracic vertebra"
+        sites = [s for s in sites if s.id != "vertebra" or s in named_levels]
     if levels:
         sites = [s for s in sites if not (s.family == "vertebra" and _is_replaced(sentence, s, levels))]
     if ribs:

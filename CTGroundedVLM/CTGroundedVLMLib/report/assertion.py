@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from .lexicon import FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
+from .text import DASH
 
 _REACH_BEFORE, _REACH_AFTER = 45, 24  # tokens
 _AUXILIARY = frozenset(
@@ -70,6 +71,8 @@ def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
             return not is_pseudo_negation(sentence, cue) and not _is_not_verb_phrase(sentence, cue, first)
         if kinds & _ENDS_NEGATION and sentence.lemmas[index] != ":":
             return False
+        if sentence.lemmas[index] == DASH:
+            return False
         if sentence.lemmas[index] in _BREAKS and _breaks_list(sentence, index, first):
             return False
         index -= 1
@@ -77,8 +80,11 @@ def is_negated_before(sentence: TokenizedSentence, first: int) -> bool:
 
 
 def _is_not_verb_phrase(sentence: TokenizedSentence, cue: Mention, first: int) -> bool:
-    """ "Not enlarged with a small cyst": what comes after "with" is no longer denied."""
-    return sentence.lemmas[cue.first] == "not" and "with" in sentence.lemmas[cue.last : first]
+    """ "Not enlarged with a small cyst", "not widened, sclerosis of the wall": only the adjective is denied."""
+    between = sentence.lemmas[cue.last : first]
+    if sentence.lemmas[cue.first] != "not":
+        return False
+    return "with" in between or ("," in between and "or" not in sentence.lemmas[cue.last :] and "nor" not in between)
 
 
 def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
@@ -126,7 +132,9 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
             continue
         if word == "and" and sentence.is_new_phrase(index + 1):
             return False
-        if word in grammar["verbs"] and word not in _AUXILIARY:
+        # In "effusion seen last time has resolved" the participle without an auxiliary only describes.
+        describes = kind == "historical_after" and sentence.lemmas[index - 1] not in _AUXILIARY
+        if word in grammar["verbs"] and word not in _AUXILIARY and not describes:
             return False
     return False
 
@@ -137,7 +145,11 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
     if kind != "uncertain_after":
         return True
     following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
-    ends = following in _AFTER_DOUBT or following in sentence.lexicon.grammar["location_prepositions"]
+    ends = (
+        following in _AFTER_DOUBT
+        or following.endswith("ly")
+        or following in sentence.lexicon.grammar["location_prepositions"]
+    )
     return ends and cue.first - last <= 12
 
 

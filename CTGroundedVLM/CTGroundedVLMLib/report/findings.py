@@ -23,6 +23,9 @@ _ABSENCE_VERBS = frozenset({
     "is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed",
     "seen", "visualized", "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
 })  # fmt: skip
+_AUXILIARIES = frozenset({"is", "are", "was", "were", "has", "have", "seen", "noted", ","})
+_SEPARATORS = frozenset({"--", ",", "and"})
+_DISCOURSE = frozenset({"ok", "okay", "fine", "good", "well"})
 _NO_CONTENT = (
     "verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated",
     "positions",
@@ -50,6 +53,8 @@ def find_findings(
     for item in found:
         for name in names_of(item.finding, item.mention, sites, context, sentence):
             result[ReportFinding(name, item.status)] = None
+    for echo in _of_other_side(sentence, sites, found):
+        result[echo] = None
     for name in _removed_organs(sentence, sites, context, found):
         result[ReportFinding(name, "historical")] = None
     if _says_normal(sentence, sites, found, bool(result)):
@@ -59,6 +64,19 @@ def find_findings(
     if not result:
         result = dict.fromkeys(_unlisted(sentence, sites, context))
     return _with_enlarged_nodes(tuple(result))
+
+
+def _of_other_side(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequence[_Found]) -> list[ReportFinding]:
+    """ "The right effusion has resolved and the left one is tiny": the finding once more, with a status of its own."""
+    echoes = []
+    for site in sites:
+        before = [item for item in found if item.mention.last <= site.first] if site.elliptic else []
+        if before:
+            item = before[-1]
+            status = status_of(sentence, Mention({}, site.first, site.last), item.finding)
+            names = names_of(item.finding, item.mention, sites, (), sentence)
+            echoes += [ReportFinding(name, status) for name in names]
+    return echoes
 
 
 def _with_enlarged_nodes(findings: tuple[ReportFinding, ...]) -> tuple[ReportFinding, ...]:
@@ -84,6 +102,8 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
             continue
         item = _Found(mention, finding, status, _where(sentence, mention, finding, sites))
         (neutral if finding.neutral else found).append(item)
+    if any(item.finding.node for item in found):  # nodes that "are likely reactive" are a finding of their own
+        found = sorted(found + [n for n in neutral if n.finding.node], key=lambda item: item.mention.first)
     _share_status(found)
     if found:
         return found
@@ -91,8 +111,18 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
     return [] if normal or sentence.has_remark("limitation") else neutral
 
 
+def _is_plan(sentence: TokenizedSentence) -> bool:
+    """ "For drainage." recommends without a verb."""
+    return sentence.lemmas[:1] == ["for"] and _AUXILIARIES.isdisjoint(sentence.lemmas)
+
+
 def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
-    """Whether the finding is only what a recommendation refers to ("follow-up of the nodule is recommended")."""
+    """Whether the finding is only what a recommendation refers to ("follow-up of the nodule is recommended").
+
+    "For drainage." is a plan too.
+    """
+    if _is_plan(sentence):
+        return True
     strong = [r for r in sentence.remarks if "recommendation_strong" in r.kinds]
     for remark in strong:
         first, last = sorted((remark.first, mention.first))
@@ -148,9 +178,14 @@ def _places(sites: Sequence[Site]) -> set[str]:
 def _part(sentence: TokenizedSentence, first: int, last: int) -> tuple[int, int]:
     """The stretch around a term up to the commas or conjunctions that begin other statements."""
     start = first
-    while start > 0 and not _separates(sentence, start - 1):
+    lemmas, kinds = sentence.lemmas, sentence.kinds
+    while start > 0:
+        if (lemmas[start - 1] in _SEPARATORS or "scope_end" in kinds[start - 1]) and _separates(sentence, start - 1):
+            break
         start -= 1
-    while last < len(sentence.lemmas) and not _separates(sentence, last):
+    while last < len(lemmas):
+        if (lemmas[last] in _SEPARATORS or "scope_end" in kinds[last]) and _separates(sentence, last):
+            break
         last += 1
     return start, last
 
@@ -197,7 +232,7 @@ def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequ
     for mention in sentence.mentions:
         if "normal" not in mention.kinds or set(mention.kinds) & {"not_normal", "absent_organ"}:
             continue
-        if _is_denied(sentence, mention):
+        if _is_denied(sentence, mention) or _opens_speech(sentence, mention):
             continue
         if not others:
             return True
@@ -205,6 +240,12 @@ def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequ
         if other_side or subject - set().union(*(item.where for item in found)):
             return True
     return False
+
+
+def _opens_speech(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """ "Okay, chest first ..." calls nothing normal."""
+    opening = mention.first == 0 and sentence.lemmas[0] in _DISCOURSE and mention.last == 1
+    return opening and len(sentence.lemmas) > 3  # "Fine." and "OK ." are statements
 
 
 def _is_denied(sentence: TokenizedSentence, mention: Mention) -> bool:
@@ -224,7 +265,7 @@ def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site
 
 def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> list[ReportFinding]:
     """A finding that the vocabulary lacks: named by the words of the sentence, with the status of its cues."""
-    if any(sentence.has_remark(kind) for kind in ("recommendation", "limitation", "global_statement")):
+    if _is_plan(sentence) or any(map(sentence.has_remark, ("recommendation", "limitation", "global_statement"))):
         return []
     if not sites and not context:
         return []

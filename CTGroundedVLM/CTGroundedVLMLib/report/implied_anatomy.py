@@ -78,7 +78,7 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
     if finding.whole:
         return _is_pleural_elsewhere(sentence, site, family, implied)
     if site.side == "both":
-        return any(_is_attached(sentence, site, s) for s in family)
+        return any(_is_attached(sentence, site, s) or _is_beside(s, site) for s in family)
     if site.side is not None:
         return any(s.segments <= site.segments for s in family if _same_clause(sentence, site, s))
     for other in family:
@@ -86,6 +86,11 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
         if not any(w in sentence.lexicon.grammar["partial"] for w in gap):
             return True
     return any(s.family == site.family and s.side in SIDES and _same_clause(sentence, site, s) for s in implied)
+
+
+def _is_beside(named: Site, site: Site) -> bool:
+    """ "... in both lower lobes, probable NSIP", "opacities basal on both sides": what is named tells where on both sides."""
+    return (named.side == "both" and named.last <= site.first) or named.first == site.last
 
 
 def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[Site], implied: list[Site]) -> bool:

@@ -15,6 +15,10 @@ _BONE_FAMILIES = frozenset({
     "vertebra", "rib", "sacrum", "hip", "femur", "humerus", "scapula", "clavicle", "sternum", "skull", "bone", "costal cartilage",
     "sacroiliac joint", "shoulder",
 })  # fmt: skip
+_DEMONSTRATIVES = frozenset({"this", "these", "that", "those"})
+_POINTERS = _DEMONSTRATIVES | {"there"}
+_PHRASE_ENDS = frozenset({"", ".", ",", ";", ")", "--"})
+_AMOUNT_LENGTH = 7  # tokens
 _MIRROR = {"left": "right", "right": "left"}
 
 
@@ -24,6 +28,7 @@ class Context:
 
     heading: list[Site] | None = None
     previous: list[Site] = field(default_factory=list)
+    side: str | None = None  # the only side in the heading
     fresh: bool = True  # no sentence stands under the heading yet
     finding: ReportFinding | None = None  # what the sentence before found first
 
@@ -33,8 +38,11 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
 
     Implied sites that the heading contradicts or narrows are changed in ``sites``.
     """
-    if _continues(sentence):
-        _narrow_by_previous(sites, context.previous)
+    if context.side is not None:
+        _take_side_of_heading(sites, context.side)
+    refers_back = _points_back(sentence)
+    if refers_back or _continues(sentence):
+        _narrow_by_previous(sites, context.previous, plural=refers_back)
     if any(s.finding is None for s in sites) or sentence.is_communication:
         return []
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
@@ -59,9 +67,16 @@ def inherited_finding(
     """ "It has smooth margins." and "The largest is 8 mm." assert the finding of the sentence before once more."""
     opening = sentence.lemmas[:2]
     subject = opening[:1] == ["it"] or opening[:1] == ["they"] or "largest" in opening
+    subject = subject or (not own and _is_amount_on_a_side(sentence))
     if not subject or context.finding is None or any(f.status != "absent" for f in own):
         return []
     return [context.finding] if context.finding.status == "present" else []
+
+
+def _is_amount_on_a_side(sentence: TokenizedSentence) -> bool:
+    """ "Moderate on the left." after a small right effusion."""
+    short = len(sentence.lemmas) <= _AMOUNT_LENGTH and len(free_sides(sentence)) == 1
+    return short and not sentence.lexicon.grammar["amounts"].isdisjoint(sentence.lemmas)
 
 
 def _continues(sentence: TokenizedSentence) -> bool:
@@ -79,11 +94,33 @@ def _continues(sentence: TokenizedSentence) -> bool:
     return False
 
 
-def _narrow_by_previous(sites: list[Site], previous: Sequence[Site]) -> None:
+def _points_back(sentence: TokenizedSentence) -> bool:
+    """ "... accompany these changes", "... also there": the place is that of the sentence before."""
+    lemmas, grammar = sentence.lemmas, sentence.lexicon.grammar
+    if _POINTERS.isdisjoint(lemmas):
+        return False
+    for index, word in enumerate(lemmas):
+        following = lemmas[index + 1] if index + 1 < len(lemmas) else ""
+        if word in _DEMONSTRATIVES and (following in grammar["general_nouns"] or following in _PHRASE_ENDS):
+            return index > 0
+        if word == "there" and index > 0 and (following in _PHRASE_ENDS or lemmas[index - 1] == "also"):
+            return following not in grammar["verbs"]
+    return False
+
+
+def _narrow_by_previous(sites: list[Site], previous: Sequence[Site], plural: bool) -> None:
+    """Keep of a general term what the sentence before spoke of; of plural terms only where ``plural``."""
     for site in sites:
         same = frozenset().union(*(s.segments for s in previous if s.family == site.family))
-        if site.side is None and not site.plural and same and same < site.segments:
+        if site.side is None and (plural or not site.plural) and same and same < site.segments:
             site.segments = same
+
+
+def _take_side_of_heading(sites: list[Site], side: str) -> None:
+    """Under "LEFT ILIAC ARTERIES:" the external iliac artery is the left one."""
+    for site in sites:
+        if site.side is None and not site.plural and not site.numbered and site.structure and site.structure.paired:
+            site.side, site.segments = side, site.segments & site.structure.segments(side)
 
 
 def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:
@@ -133,7 +170,8 @@ def _on_side(sentence: TokenizedSentence, source: Sequence[Site]) -> list[Site]:
             kept.append(site)
             continue
         on_side = frozenset(s for s in site.segments if s in site.structure.segments(side))
-        segments = on_side or frozenset(_mirrored(s, side) for s in site.segments)
+        there = site.structure.segments(side)
+        segments = on_side or frozenset(_mirrored(s, side) for s in site.segments) & there or there
         kept.append(Site(site.structure, site.family, segments, site.first, site.last, side))
     return kept
 

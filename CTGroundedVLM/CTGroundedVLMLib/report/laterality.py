@@ -6,6 +6,7 @@ from .lexicon import Mention, Structure
 from .sentence_tokens import TokenizedSentence
 
 _REACH = 14  # tokens
+_BETWEEN_SIDES = frozenset({"and", "or", "/", "&", "+", ">", "<", "than"})
 _COMPARING = frozenset({
     ">", "<", "greater", "more", "worse", "than", "larger", "predominant", "dominant", "facing", "sided", "convex",
 })  # fmt: skip
@@ -63,11 +64,13 @@ def _side_before(sentence: TokenizedSentence, first: int, last: int, weak: bool)
 
 
 def _opposite_before(sentence: TokenizedSentence, index: int, side: str) -> bool:
-    """ "Right and left kidneys"."""
-    if index < 2 or sentence.lemmas[index - 1] not in ("and", "or", "/", "&"):
+    """ "Right and left kidneys", "R > L effusions", "right greater than left effusions"."""
+    lemmas = sentence.lemmas
+    if index < 2 or lemmas[index - 1] not in _BETWEEN_SIDES:
         return False
-    other = sentence.lexicon.sides.get(sentence.lemmas[index - 2])
-    return other is not None and other != side
+    reach = 3 if lemmas[index - 1] == "than" else 1
+    others = {sentence.lexicon.sides.get(w) for w in lemmas[max(0, index - 1 - reach) : index - 1]} - {None}
+    return bool(others) and others != {side}
 
 
 def _shares_head(sentence: TokenizedSentence, index: int, first: int) -> bool:
@@ -100,7 +103,7 @@ def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
             following = lemmas[index + 1] if index + 1 < len(lemmas) else ""
             if following in _COMPARING:
                 return None
-            if _side_is_free(sentence, index):
+            if side_is_free(sentence, index):
                 found = side
                 break
             return None
@@ -113,7 +116,7 @@ def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
     return found
 
 
-def _side_is_free(sentence: TokenizedSentence, index: int) -> bool:
+def side_is_free(sentence: TokenizedSentence, index: int) -> bool:
     """Whether the side at ``index`` modifies no other anatomy or finding right after it."""
     grammar = sentence.lexicon.grammar
     for later in range(index + 1, min(index + 5, len(sentence.lemmas))):

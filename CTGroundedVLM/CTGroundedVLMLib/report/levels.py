@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from .laterality import side_is_free
 from .lexicon import LEVELS
 from .sentence_tokens import TokenizedSentence
 
-_LEVEL = re.compile(r"([ctlsd])(\d{1,2})$")
+_LEVEL = re.compile(r"([ctlsd])(\d{1,2})$")  # "Th12" and "BWK 12" have become "t12" (see Words.base)
 _TWO_LEVELS = re.compile(r"([ctl]\d{1,2})([ctls]\d{1,2})$")
 _COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")
 _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)$")
@@ -16,7 +17,7 @@ _ORDINAL_WORDS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
 )  # fmt: skip
 _TO = frozenset({"-", "to", "through", "thru", "till", "until"})
-_AND = frozenset({"and", "or", ",", "/", "&", "as", "well", "plus"})
+_AND = frozenset({"and", "or", ",", "/", "&", "+", "as", "well", "plus"})
 _NOT_SPINE_BEFORE = frozenset({
     "stage", "staged", "pt", "ct", "yt", "tumor", "free", "category", "grade", "ypt", "tnm", "rt", "total", "serum",
 })  # fmt: skip
@@ -24,6 +25,7 @@ _NOT_SPINE_AFTER = frozenset({
     "weighted", "hyperintense", "hypointense", "signal", "hyperintensity", "isointense", "sequence", "image", "imaging", "wi",
     "tumor", "bright", "flair", "stage", "esterase", "star", "shortening", "relaxation", "mapping", "dark", "fat",
 })  # fmt: skip
+_RIB_NOUNS = frozenset({"rib", "costal", "costa"})  # "4th costal arch"
 _RIB_POSITIONS = frozenset({
     "anterior", "posterior", "lateral", "anterolateral", "posterolateral", "medial", "mid", "upper", "lower", "posteromedial",
     "anteromedial", "anteriorly", "axillary", "and", "the", "of", "both", "sided", "aspect", "arc", "arch",
@@ -67,22 +69,19 @@ def level_index(word: str) -> int | None:
 
 def find_levels(sentence: TokenizedSentence) -> list[Numbered]:
     """Vertebral levels and ranges, not MR weightings ("T2 hyperintense") or stages ("T3 N1")."""
-    lemmas, found, index = sentence.lemmas, [], 0
-    while index < len(lemmas):
-        word = lemmas[index]
-        if not word[-1].isdigit() or word[0] not in "ctlsd":
-            index += 1
+    lemmas, found, read_to = sentence.lemmas, [], 0
+    for index in [i for i, w in enumerate(lemmas) if w[-1] in "0123456789" and w[0] in "ctlsd"]:
+        if index < read_to:
             continue
+        word = lemmas[index]
         place = _level_at(sentence, index)
         if place is None:
             two = _TWO_LEVELS.match(word) if len(word) < 8 else None
             if two and None not in (pair := (level_index(two.group(1)), level_index(two.group(2)))):
                 found.append(_spine(set(pair), index, index + 1))
-            index += 1
             continue
-        places, last = _level_sequence(sentence, index, place)
-        found.append(_spine(places, index, last))
-        index = last
+        places, read_to = _level_sequence(sentence, index, place)
+        found.append(_spine(places, index, read_to))
     return found
 
 
@@ -128,6 +127,8 @@ def place_number(word: str) -> int:
 
 def _looks_dorsal(sentence: TokenizedSentence, index: int) -> bool:
     """ "D12" is a level only beside another one or a vertebra: D2 may be a part of the duodenum, D-dimer is none."""
+    if place_number(sentence.lemmas[index]) > 4 and "post" not in sentence.lemmas[index + 1 : index + 2]:
+        return True  # no part of the duodenum
     near = sentence.lemmas[max(0, index - 4) : index + 6]
     return any(
         w in ("vertebra", "vertebral", "body", "wedge", "fracture", "compression", "spine", "disc") for w in near
@@ -162,9 +163,7 @@ def _next_level(word: str, current: int) -> int | None:
 def find_ribs(sentence: TokenizedSentence) -> list[Numbered]:
     """Ribs that are named by number. "Two rib fractures" counts fractures and names none."""
     found = []
-    for index, word in enumerate(sentence.lemmas):
-        if word != "rib":
-            continue
+    for index in [i for i, word in enumerate(sentence.lemmas) if word in _RIB_NOUNS]:
         parsed = _ribs_before(sentence, index) or _ribs_after(sentence, index)
         if parsed:
             found.append(parsed)
@@ -184,7 +183,8 @@ def _ribs_before(sentence: TokenizedSentence, rib: int) -> Numbered | None:
     range_of_two = any(w == "-" for w in window) and sum(w.isdigit() for w in window) >= 2
     if not ordinal and not range_of_two:
         return None
-    later = next((s for i in range(rib + 1, min(rib + 6, len(lemmas))) if (s := _side(sentence, i))), None)
+    after = (i for i in range(rib + 1, min(rib + 6, len(lemmas))) if _side(sentence, i))
+    later = next((_side(sentence, i) for i in after if side_is_free(sentence, i)), None)
     segments = _rib_sequence(sentence, first, rib, later)
     return Numbered("rib", segments, first, rib + 1) if segments else None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +90,10 @@ _LEAF = ""  # key of the terms that end at a node; no token is empty
 
 @dataclass(slots=True)
 class Lexicon:
-    """All vocabularies; ``tree`` for anatomy, findings and cues, ``remarks`` for what a sentence as a whole is."""
+    """All vocabularies; ``tree`` for anatomy, findings and cues, ``remarks`` for what a sentence as a whole is.
+
+    ``inner``: results of ``find_inside``, at most one per term of the vocabulary.
+    """
 
     words: Words
     prefixes: frozenset[str]
@@ -100,15 +103,17 @@ class Lexicon:
     sides: Mapping[str, str]
     tree: Node = field(default_factory=dict)
     remarks: Node = field(default_factory=dict)
+    inner: dict[tuple[str, ...], list[Mention]] = field(default_factory=dict)
 
     def find(self, lemmas: list[str], remarks: bool = False) -> list[Mention]:
         """Longest terms from left to right, without overlap."""
         root = self.remarks if remarks else self.tree
         found: list[Mention] = []
-        first, size = 0, len(lemmas)
-        while first < size:
-            node = root.get(lemmas[first])
-            end, kinds, position = first, None, first + 1
+        end, size = 0, len(lemmas)
+        for first in [index for index, lemma in enumerate(lemmas) if lemma in root]:
+            if first < end:
+                continue
+            node, kinds, position = root[lemmas[first]], None, first + 1
             while node is not None:
                 if _LEAF in node:
                     end, kinds = position, node[_LEAF]
@@ -118,14 +123,28 @@ class Lexicon:
                 position += 1
             if kinds is not None:
                 found.append(Mention(kinds, first, end))
-            first = max(end, first + 1)
         return found
+
+    def find_inside(self, term: list[str]) -> list[Mention]:
+        """Longest anatomy terms strictly inside a longer ``term``; kept, as the terms of findings come again."""
+        key = tuple(term)
+        if key not in self.inner:
+            found, first = [], 0
+            while first < len(term):
+                last = len(term) - (first == 0)
+                inner = next((m for m in self.find(term[first:last]) if "anatomy" in m.kinds), None)
+                if inner is None:
+                    break
+                found.append(Mention(inner.kinds, first + inner.first, first + inner.last))
+                first += inner.last
+            self.inner[key] = found
+        return self.inner[key]
 
     def lemmas(self, term: str, exact: bool = True) -> list[str]:
         """Lemmas of a term; ``exact`` without the correction of slips."""
         folded = fold(term)
         lemma = self.words.base if exact else self.words.lemma
-        return [t.lemma for t in tokenize(folded, 0, len(folded), lemma, self.prefixes)]
+        return tokenize(folded, 0, len(folded), lemma, self.prefixes)[0]
 
     def add(self, kind: str, terms: Iterable[str], value: object, remarks: bool = False) -> None:
         """Put ``terms`` into the tree; of two values of one kind the first stays."""
@@ -161,7 +180,7 @@ def load_lexicon() -> Lexicon:
         else:
             lexicon.add("finding", entry["terms"], _finding(entry, structures))
     for entry in anatomy["structures"]:
-        lexicon.add("anatomy", entry["terms"], (structures[entry["id"]], False))
+        lexicon.add("anatomy", _with_short_vessels(entry["terms"]), (structures[entry["id"]], False))
         lexicon.add("anatomy", entry.get("adjectives", ()), (structures[entry["id"]], True))
     for entry in anatomy["stems"]:
         heads = {head: structures[name] if name else None for head, name in entry["heads"].items()}
@@ -174,6 +193,16 @@ def load_lexicon() -> Lexicon:
     grammar_words = set().union(*lexicon.grammar.values(), cues["sides"])
     lexicon.words.set_vocabulary({w for w in (_tree_words(lexicon.tree) | grammar_words) if w.isalpha()})
     return lexicon
+
+
+def _with_short_vessels(terms: Iterable[str]) -> Iterator[str]:
+    """The terms, and "splenic v", "hepatic a." for "splenic vein", "hepatic artery"."""
+    for term in terms:
+        yield term
+        if term.endswith(" vein"):
+            yield term[: -len("ein")]
+        elif term.endswith(" artery"):
+            yield f"{term[: -len('rtery')]} ."
 
 
 def _tree_words(node: Node) -> set[str]:

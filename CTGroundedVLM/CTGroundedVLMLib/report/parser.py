@@ -7,11 +7,13 @@ their status (``findings``, ``assertion``), measurements. No step backtracks: th
 
 from __future__ import annotations
 
+import re
+
 from ..types import Report, Section, Sentence
 from .anatomy_mentions import find_sites
 from .findings import find_findings
 from .inheritance import Context, inherited_finding, inherited_sites, settle_ventricles
-from .lexicon import FindingTerm, load_lexicon
+from .lexicon import SIDES, FindingTerm, load_lexicon
 from .measurements import find_citations, find_measurements
 from .sections import Passage, read_layout
 from .sentence_tokens import TokenizedSentence, read_sentence
@@ -23,6 +25,7 @@ _CHANGE = frozenset({
     "unchanged", "stable", "change", "changed", "prior", "previous", "previously", "interval", "compared", "comparison",
     "increased", "decreased", "since", "similar",
 })  # fmt: skip
+_DIGIT = re.compile(r"\d")
 _LINKED: tuple[Section, ...] = ("findings", "impression", "other")
 
 
@@ -60,12 +63,15 @@ class _SentenceReader:
             heading = read_sentence(self._lexicon, self._folded, *passage.label)
             named = [s for s in find_sites(heading) if s.structure is None or not s.structure.region]
             self._context.heading = named or None
+            sides = {self._lexicon.sides[w] for w in heading.lemmas if w in self._lexicon.sides}
+            self._context.side = sides.pop() if len(sides) == 1 and sides < set(SIDES) else None
 
     def read(self, start: int, end: int, passage: Passage) -> Sentence:
         """One sentence; its anatomy becomes what the next one may continue."""
         section = self._section_of(start, end, passage)
-        measurements = find_measurements(self._folded, start, end)
-        citations = find_citations(self._folded, start, end)
+        numbers = _DIGIT.search(self._folded, start, end) is not None
+        measurements = find_measurements(self._folded, start, end) if numbers else ()
+        citations = find_citations(self._folded, start, end) if numbers else ()
         if section not in _LINKED:
             return Sentence(start, end, section, measurements=measurements, citations=citations)
         sentence = read_sentence(self._lexicon, self._folded, start, end)

@@ -25,6 +25,7 @@ _INLINE_LABEL = re.compile(r"(?<=[.!?;\])])[ \t]+([A-Z][A-Za-z/&(), -]{1,40}?)[ 
 _LEAD = re.compile(r"([a-z]+(?: [a-z]+){0,3}?)(?:[ \t]*[-–][ \t]+|[ \t]+)(?=\S)")
 _TRAIL = re.compile(r"[.!?]['\")\]]*$")
 _SENTENCE_END = re.compile(r"[.!?:][\"')\]]*\s*$")
+_LONGEST_HEADING = 60  # characters
 _BEFORE_FINDINGS = ("indication", "technique", "comparison")
 
 
@@ -69,6 +70,7 @@ def _headings() -> _Headings:
     )
 
 
+@lru_cache(maxsize=1024)
 def _key(label: str) -> str:
     """A label as it stands in the vocabulary: folded, without markup, numbers and trailing signs."""
     key = _MARKUP.sub(" ", fold(label)).strip(" .:-()[]")
@@ -76,6 +78,7 @@ def _key(label: str) -> str:
     return key.replace(" & ", " and ").replace("tumour", "tumor").replace("oncological", "oncologic")
 
 
+@lru_cache(maxsize=1024)
 def section_of(label: str, exact: bool = False) -> Section | None:
     """The section that a heading opens, if it opens one ("FINDINGS (CT chest)" opens findings).
 
@@ -124,7 +127,7 @@ class _Reader:
     def _heading_line(self, start: int, end: int, bullet: bool, following: _Line | None) -> bool:
         """A line that is nothing but a heading or a title: note what it opens."""
         content = self.text[start:end].strip()
-        bare = len(content) < 60 and not _TRAIL.search(content) and ":" not in content.rstrip(": *_")
+        bare = len(content) < _LONGEST_HEADING and not _TRAIL.search(content) and ":" not in content.rstrip(": *_")
         section = section_of(content, exact=not content.endswith(":")) if bare else None
         if section:
             self._open(section)
@@ -290,7 +293,9 @@ def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width
     previous, current = text[before[0] : before[1]].rstrip(), text[line[0] : line[1]].lstrip()
     if not previous or not current or _BULLET.match(text, *line) or previous.endswith((":", "=")):
         return False
-    if section_of(previous, exact=True) or section_of(current.split(":")[0], exact=":" not in current):
+    if len(previous) < _LONGEST_HEADING and section_of(previous, exact=True):
+        return False
+    if section_of(current.split(":")[0], exact=":" not in current):
         return False
     first = re.match(r"\S+", current).group()
     full = 50 <= width <= 140 and len(previous) + 1 + len(first) > width

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from .lexicon import Lexicon, Mention
 from .text import DASH, tokenize
 
 _NONE: frozenset[str] = frozenset()
+_REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}  # thoracic, lumbar and cervical vertebrae in German reports
 
 
 @dataclass(slots=True)
@@ -23,7 +25,7 @@ class TokenizedSentence:
     lemmas: list[str]
     mentions: list[Mention]
     owner: list[Mention | None]
-    kinds: list[frozenset[str]]
+    kinds: list[Set[str]]
     all_kinds: frozenset[str]
     remarks: list[Mention]
     clauses: list[int]
@@ -35,11 +37,16 @@ class TokenizedSentence:
 
     @property
     def is_communication(self) -> bool:
-        """Whether the sentence tells who was told what; not where that is only appended (", d/w Dr. X")."""
+        """Whether the sentence tells who was told what; not where that is only appended (", d/w Dr. X").
+
+        A sentence about a person and no part of the body ("Surgeon aware at 21:15.") tells it too.
+        """
         for remark in self.remarks:
             if "communication" in remark.kinds:
                 return remark.first == 0 or self.lemmas[remark.first - 1] not in (",", ";", "--", "-", ".", "(")
-        return False
+        if self.lexicon.grammar["persons"].isdisjoint(self.lemmas) or self.has_remark("recommendation"):
+            return False
+        return self.all_kinds.isdisjoint(("anatomy", "stem", "finding", "normal"))
 
     def is_new_phrase(self, index: int) -> bool:
         """Whether the token begins a new noun phrase or predicate, so that it does not continue a list."""
@@ -50,19 +57,30 @@ class TokenizedSentence:
 
 def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> TokenizedSentence:
     """Tokens, terms and clauses of ``folded[start:end]``."""
-    tokens = tokenize(folded, start, end, lexicon.words.lemma, lexicon.prefixes)
-    lemmas = [t.lemma for t in tokens]
+    lemmas, words = tokenize(folded, start, end, lexicon.words.lemma, lexicon.prefixes)
+    if not _REGIONS.keys().isdisjoint(lemmas):
+        _join_levels(lemmas, words)
     mentions = lexicon.find(lemmas)
     owner: list[Mention | None] = [None] * len(lemmas)
-    kinds = [_NONE] * len(lemmas)
+    kinds: list[Set[str]] = [_NONE] * len(lemmas)
     for mention in mentions:
-        owner[mention.first : mention.last] = [mention] * (mention.last - mention.first)
-        kinds[mention.first : mention.last] = [frozenset(mention.kinds)] * (mention.last - mention.first)
+        size, names = mention.last - mention.first, mention.kinds.keys()
+        owner[mention.first : mention.last] = [mention] * size
+        kinds[mention.first : mention.last] = [names] * size
     remarks = lexicon.find(lemmas, remarks=True)
-    all_kinds = frozenset().union(*kinds)
-    plural = [folded[t.end - 1] != t.lemma[-1] and folded[t.end - 1] in "sei" for t in tokens]
-    clauses = _clauses(lemmas, owner)
+    all_kinds = _NONE.union(*(mention.kinds for mention in mentions))
+    plural = [word[-1] in "sei" and word[-1] != lemma[-1] for word, lemma in zip(words, lemmas, strict=True)]
+    one_clause = "scope_end" not in all_kinds and DASH not in lemmas
+    clauses = [0] * len(lemmas) if one_clause else _clauses(lemmas, owner)
     return TokenizedSentence(lexicon, lemmas, mentions, owner, kinds, all_kinds, remarks, clauses, plural)
+
+
+def _join_levels(lemmas: list[str], words: list[str]) -> None:
+    """ "Th 12" and "BWK 12" in two words are the level "t12"; changed in place."""
+    for index in range(len(lemmas) - 2, -1, -1):
+        if lemmas[index] in _REGIONS and lemmas[index + 1].isdigit():
+            lemmas[index : index + 2] = [_REGIONS[lemmas[index]] + lemmas[index + 1]]
+            words[index : index + 2] = [words[index] + words[index + 1]]
 
 
 def _clauses(lemmas: list[str], owner: list[Mention | None]) -> list[int]:

@@ -12,7 +12,10 @@ _REACH = 12  # tokens
 
 @dataclass(slots=True)
 class Site:
-    """Anatomy at tokens ``first`` to ``last``: named (``finding`` is None) or implied by a finding."""
+    """Anatomy at tokens ``first`` to ``last``: named (``finding`` is None) or implied by a finding.
+
+    ``elliptic``: only a side is said, of the organ named before ("the left one").
+    """
 
     structure: Structure | None
     family: str
@@ -24,6 +27,7 @@ class Site:
     finding: FindingTerm | None = None
     numbered: bool = False
     plural: bool = False
+    elliptic: bool = False
 
     @property
     def id(self) -> str:

@@ -6,38 +6,56 @@ thousand words: re-implemented in a few lines because the package brings a frequ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
+# "Th12"; in German "BWK12", "LWK3", "HWK5" for the bodies of the thoracic, lumbar and cervical vertebrae.
+_EUROPEAN_LEVEL = re.compile(r"(th|[bhl]wk)(\d{1,2})$")
+_REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}
 _MIN_LENGTH = 6  # shorter words have too many neighbours one letter away
 _MIN_SWAP_LENGTH = 4  # two letters exchanged ("vien") is a safer sign of a slip
+
+
+class _Cache(dict[str, str]):
+    """Results of ``find``, each computed once; bounded for reports that are no language."""
+
+    def __init__(self, find: Callable[[str], str]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, word: str) -> str:
+        found = self._find(word)
+        if len(self) < 200_000:
+            self[word] = found
+        return found
 
 
 class Words:
     """``lemma`` of a lower-case word; cached, as a report repeats its words."""
 
+    lemma: Callable[[str], str]
+
     def __init__(self, data: Mapping[str, object]) -> None:
         self._spelling: dict[str, str] = dict(data["spelling"])
+        self._british = re.compile("|".join(map(re.escape, self._spelling)))
         self._plurals: dict[str, str] = dict(data["plurals"])
         self._keep = frozenset(data["keep"])
         self._not_typos = frozenset(data["not_typos"])
         self._vocabulary: frozenset[str] = frozenset()
-        self._cache: dict[str, str] = {}
+        self._cache = _Cache(self._find)
+        self.lemma = self._cache.__getitem__
 
     def set_vocabulary(self, words: Iterable[str]) -> None:
         """Words that a slip is corrected to. Earlier results are forgotten."""
         self._vocabulary = frozenset(words)
         self._cache.clear()
 
-    def lemma(self, word: str) -> str:
+    def _find(self, word: str) -> str:
         """Singular US form; a word one letter away from a known one becomes that one."""
-        found = self._cache.get(word)
-        if found is None:
-            found = self.base(word)
-            if len(word) < 30 and word.isalpha() and found not in self._vocabulary:
-                found = self._correct(word, found)
-            if len(self._cache) < 200_000:  # bounded for reports that are no language
-                self._cache[word] = found
+        found = self.base(word)
+        if len(word) < 30 and word.isalpha() and found not in self._vocabulary:
+            found = self._correct(word, found)
         return found
 
     def base(self, word: str) -> str:
@@ -45,10 +63,13 @@ class Words:
         word = word.removesuffix("'s")
         if word in self._plurals:
             return self._plurals[word]
-        if len(word) > 30 or not word.isalpha():
+        if not word.isalpha():
+            level = _EUROPEAN_LEVEL.match(word)
+            return _REGIONS[level.group(1)] + level.group(2) if level else word
+        if len(word) > 30:
             return word
-        for british, american in self._spelling.items():
-            if british in word:
+        if self._british.search(word):
+            for british, american in self._spelling.items():
                 word = word.replace(british, american)
         return self._plurals.get(word) or self._singular(word)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 _FOLD = str.maketrans(
     {
@@ -23,17 +22,9 @@ _FOLD = str.maketrans(
 )
 # A number, a word (with an apostrophe inside), or one other character. Each alternative is linear.
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:'[^\W_]+)?|[^\w\s]")
+_HYPHEN = re.compile("[-—]")
 
 DASH = "--"  # lemma of a dash between phrases, unlike the hyphen "-" of a range
-
-
-@dataclass(slots=True)
-class Token:
-    """``lemma``: lower case, US spelling, singular. ``start``/``end``: offsets into the report."""
-
-    lemma: str
-    start: int
-    end: int
 
 
 def fold(text: str) -> str:
@@ -44,27 +35,35 @@ def fold(text: str) -> str:
     return lower.translate(_FOLD)
 
 
-def tokenize(folded: str, start: int, end: int, lemma: Callable[[str], str], prefixes: frozenset[str]) -> list[Token]:
-    """Tokens of ``folded[start:end]``; hyphens inside words are dropped, those of ranges ("L4-5") kept.
+def tokenize(
+    folded: str, start: int, end: int, lemma: Callable[[str], str], prefixes: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """Lemmas of ``folded[start:end]`` and the words that they stand for, one of each per token.
 
-    A prefix is joined with its word ("peri-aortic" gives "periaortic"), so that the word does not match by itself.
+    A lemma is lower case, US spelling, singular. Hyphens inside words are dropped, those of ranges ("L4-5") kept. A prefix
+    is joined with its word ("peri-aortic" gives "periaortic"), so that the word does not match by itself.
     """
-    raw = [(m.group(), m.start(), m.end()) for m in _TOKEN.finditer(folded, start, end)]
-    tokens: list[Token] = []
+    if _HYPHEN.search(folded, start, end) is None:
+        words = _TOKEN.findall(folded, start, end)
+        return list(map(lemma, words)), words
+    raw = [(m[0], *m.span()) for m in _TOKEN.finditer(folded, start, end)]
+    lemmas: list[str] = []
+    words = []
     index = 0
     while index < len(raw):
-        word, first, last = raw[index]
+        word, _, _ = raw[index]
         index += 1
         if word in "-—":
-            kept = _hyphen(raw, index - 1, word)
-            if kept:
-                tokens.append(Token(kept, first, last))
+            if kept := _hyphen(raw, index - 1, word):
+                lemmas.append(kept)
+                words.append(word)
             continue
         while word in prefixes and index + 1 < len(raw) and _joined(raw, index):
-            word, last = word + raw[index + 1][0], raw[index + 1][2]
+            word += raw[index + 1][0]
             index += 2
-        tokens.append(Token(lemma(word), first, last))
-    return tokens
+        lemmas.append(lemma(word))
+        words.append(word)
+    return lemmas, words
 
 
 def _joined(raw: list[tuple[str, int, int]], index: int) -> bool:

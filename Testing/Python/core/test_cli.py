@@ -119,7 +119,18 @@ def test_json_goes_to_standard_output_and_nothing_to_the_disk(files, model, tmp_
 
 def test_json_beside_an_output_folder_is_the_record_in_it(files, model, tmp_path, capsys):
     ct, seg, _ = files
-    arguments = ("analyze", ct, "--segmentation", seg, "--model", model, "--json", "--quiet", "--output", tmp_path / "out")
+    arguments = (
+        "analyze",
+        ct,
+        "--segmentation",
+        seg,
+        "--model",
+        model,
+        "--json",
+        "--quiet",
+        "--output",
+        tmp_path / "out",
+    )
     assert run(*arguments, "--min-visible", 0, "--heatmaps", 1) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "out" / "results.json").read_text())
@@ -129,7 +140,18 @@ def test_json_beside_an_output_folder_is_the_record_in_it(files, model, tmp_path
 def test_names_that_look_like_markup_are_shown_as_they_are(files, model, tmp_path, capsys):
     ct, seg, _ = files
     renamed = ct.rename(ct.with_name("scan[bold red] x[_v2].nii.gz"))
-    arguments = ("--segmentation", seg, "--model", model, "--output", tmp_path / "out", "--heatmaps", 0, "--min-visible", 0)
+    arguments = (
+        "--segmentation",
+        seg,
+        "--model",
+        model,
+        "--output",
+        tmp_path / "out",
+        "--heatmaps",
+        0,
+        "--min-visible",
+        0,
+    )
     assert run("analyze", renamed, *arguments) == 0
     assert "scan[bold red] x[_v2]" in capsys.readouterr().out
 

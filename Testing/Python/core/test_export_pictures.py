@@ -279,14 +279,10 @@ def test_outlines_have_the_segments_colours():
 
 def test_pictures_number_segments_in_anatomical_order(monkeypatch):
     names = ("vertebrae_T1", "vertebrae_T10", "vertebrae_T2")
-    case = a_case(dict(zip(names, (BOXES[n] for n in ("liver", "spleen", "gallbladder")), strict=True)), SHAPE)
-    result = dataclasses.replace(a_result(case=case), links=(SentenceLink(0, names, (), (), None),), heatmaps=())
-    plan = make_plan(result, heatmap_files=False, pictures=True)
-    lines = []
-    legend_entry = Sheet.legend_entry
-    monkeypatch.setattr(
-        Sheet, "legend_entry", lambda self, text, *how: (lines.append(text), legend_entry(self, text, *how))
-    )
+    result = a_result(case=a_case(dict(zip(names, BOXES.values(), strict=False)), SHAPE))
+    result = dataclasses.replace(result, links=(SentenceLink(0, names, (), (), None),), heatmaps=())
+    plan, lines = make_plan(result, heatmap_files=False, pictures=True), []
+    monkeypatch.setattr(Sheet, "legend_entry", lambda sheet, text, colour, style: lines.append(text))
     draw_planned(Scene.of(plan), plan, plan.pictures[0])
     assert lines == ["1  T10 vertebra", "2  T2 vertebra", "3  T1 vertebra"]
     assert plan.colours == {"vertebrae_T10": 0, "vertebrae_T2": 1, "vertebrae_T1": 2}

@@ -244,8 +244,14 @@ def test_a_truncated_weights_file_is_named(saved):
     [
         ("{}", "no configuration of this software"),
         ("not json", "no configuration of this software"),
-        ('{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": true, "model": "y"}', "no configuration"),
-        ('{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": "false", "model": {"organs": {}}}', "true or false"),
+        (
+            '{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": true, "model": "y"}',
+            "no configuration",
+        ),
+        (
+            '{"format": "ctgvlm-model", "format_version": 1, "name": "x", "trained": "false", "model": {"organs": {}}}',
+            "true or false",
+        ),
         ('{"format": "ctgvlm-model", "format_version": 99}', "format version 99; this software reads version 1"),
     ],
 )

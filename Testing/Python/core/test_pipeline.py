@@ -200,7 +200,9 @@ def test_the_release_grid_refuses_a_sagittal_volume_and_names_the_remedy(loaded)
 
 def test_a_mask_with_far_too_little_of_an_organ_is_reported(loaded):
     # 14 x 14 x 14 voxels of 3 mm3: 8 ml inside the scan, of at least 100
-    result = analyze(a_case({"aorta": ((10, 50, 50), (24, 64, 64))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0))
+    result = analyze(
+        a_case({"aorta": ((10, 50, 50), (24, 64, 64))}), loaded, AnalysisOptions(precision="fp32", heatmaps=0)
+    )
     assert result.warnings == (
         "aorta has 8 ml in the segmentation, far less than a normal adult's (at least about 100 ml): the mask may be incomplete.",
     )
@@ -209,7 +211,12 @@ def test_a_mask_with_far_too_little_of_an_organ_is_reported(loaded):
 def test_a_calibration_key_that_fits_nothing_is_reported(loaded, tmp_path):
     settings = {"mode": "shared", "grid": "physical", "templates": False}
     findings = {"lung/Emphysma": {"a": 1, "b": 0}, "lung/Emphysema": {"a": 1, "b": 0}}
-    content = {"format": "ctgvlm-calibration", "model_sha256": loaded.identity.sha256, "settings": settings, "findings": findings}
+    content = {
+        "format": "ctgvlm-calibration",
+        "model_sha256": loaded.identity.sha256,
+        "settings": settings,
+        "findings": findings,
+    }
     (tmp_path / "c.json").write_text(json.dumps(content))
     options = AnalysisOptions(precision="fp32", min_visible=0.0, heatmaps=0, calibration=tmp_path / "c.json")
     result = analyze(a_case(CHEST), loaded, options)

@@ -70,7 +70,10 @@ def a_calibration(tmp_path, **changes):
 
 def test_calibration_is_platt_scaling_of_the_margin_and_marked(tmp_path):
     calibration = read_calibration(a_calibration(tmp_path), "abc", SETTINGS)
-    prompts = [Prompt("lung", "nodule", ("Nodule.",), ("Not nodule.",)), Prompt("lung", "mass", ("Mass.",), ("Not mass.",))]
+    prompts = [
+        Prompt("lung", "nodule", ("Nodule.",), ("Not nodule.",)),
+        Prompt("lung", "mass", ("Mass.",), ("Not mass.",)),
+    ]
     known, unknown = score_findings(prompts, {"lung": torch.tensor([0.6, 0.8])}, {}, encode, 0.07, calibration)
     assert known.calibrated
     assert known.probability == pytest.approx(1 / (1 + math.exp(-(0.5 * known.margin - 1.0))))
@@ -88,7 +91,9 @@ def test_the_users_own_words_are_never_calibrated(tmp_path):
 
 
 def test_a_model_output_that_is_no_number_is_not_scored():
-    (score,) = score_findings([free_prompt("lung", "nodule", ORGANS)], {"lung": torch.tensor([math.nan, 0.0])}, {}, encode, 0.07)
+    (score,) = score_findings(
+        [free_prompt("lung", "nodule", ORGANS)], {"lung": torch.tensor([math.nan, 0.0])}, {}, encode, 0.07
+    )
     assert (score.probability, score.margin) == (None, None)
     assert "not a finite number" in score.reason
 

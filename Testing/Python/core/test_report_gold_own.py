@@ -1,0 +1,60 @@
+"""Floors on the project's own synthetic reports (Testing/Data): links and statuses per sentence, counted here."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from CTGroundedVLMLib.report import parse_report
+
+GOLD = Path(__file__).resolve().parents[2] / "Data" / "report_gold_own.jsonl"
+LINKED = {"findings", "impression", "other"}
+FLOORS = {"segments": 0.985, "exact": 0.975, "status": 0.985, "bounds": 0.98}
+
+
+def classes(names) -> set[str]:
+    """Classes that count: the cyst of a kidney is scored on the kidney."""
+    return {name for name in names if not name.startswith("kidney_cyst")}
+
+
+def f1(counts: Counter, kind: str) -> float:
+    right, wrong = counts[f"{kind} right"], counts[f"{kind} wrong"]  # wrong: missed and superfluous ones
+    return 2 * right / (2 * right + wrong)
+
+
+def compare(counts: Counter, kind: str, want: set, have: set) -> None:
+    counts[f"{kind} right"] += len(want & have)
+    counts[f"{kind} wrong"] += len(want ^ have)
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, float]:
+    counts: Counter = Counter()
+    for line in GOLD.read_text(encoding="utf-8").splitlines():
+        gold = json.loads(line)
+        parsed = parse_report(gold["text"]).sentences
+        for want in gold["sentences"]:
+            have = [s for s in parsed if s.start < want["end"] and want["start"] < s.end]
+            linked = classes(name for s in have for name in s.segments)
+            counts["sentences"] += 1
+            counts["bounds"] += any((s.start, s.end) == (want["start"], want["end"]) for s in have)
+            compare(counts, "segments", classes(want["segments"]), linked)
+            if want["section"] in LINKED:
+                counts["linked"] += 1
+                counts["exact"] += linked == classes(want["segments"])
+                compare(
+                    counts,
+                    "status",
+                    {f["status"] for f in want["findings"]},
+                    {f.status for s in have for f in s.findings},
+                )
+    return {
+        "segments": f1(counts, "segments"), "status": f1(counts, "status"),
+        "exact": counts["exact"] / counts["linked"], "bounds": counts["bounds"] / counts["sentences"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("measure", FLOORS)
+def test_the_own_synthetic_reports_score_above_the_floor(scores, measure):
+    assert scores[measure] >= FLOORS[measure]
