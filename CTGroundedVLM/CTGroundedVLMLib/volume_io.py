@@ -20,6 +20,7 @@ from .types import CTCase, Segmentation, Volume
 from .volume_dicom import is_dicom_file, read_dicom_ct
 
 REPORT_LIMIT_BYTES = 1_000_000
+GENERIC_NAMES = frozenset({"ct", "image", "volume"})
 
 
 def load_case(
@@ -76,7 +77,14 @@ def _read_ct_file(path: Path, progress: Progress | None) -> Volume:
     if progress:
         progress(f"Read {what}", 1.0)
     sha256 = image_file.sha256_of([path])
-    return Volume(array, header.ijk_to_ras, image_file.stem(path), source=str(path), sha256=sha256, warnings=warnings)
+    return Volume(array, header.ijk_to_ras, _display_name(path), source=str(path), sha256=sha256, warnings=warnings)
+
+
+def _display_name(path: Path) -> str:
+    """The file's name without its ending; with the folder's, where the file's says nothing ("ct")."""
+    stem = image_file.stem(path)
+    folder = path.resolve().parent.name
+    return f"{folder}/{stem}" if stem.lower() in GENERIC_NAMES and folder else stem
 
 
 def read_report(path: Path) -> str:

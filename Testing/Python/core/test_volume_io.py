@@ -338,3 +338,10 @@ def test_a_label_map_that_cannot_be_written_leaves_nothing_behind(tmp_path, name
     with pytest.raises(OutputError, match="The label map cannot be written to"):
         write_label_map(labels, ct, tmp_path / name)
     assert [item.name for item in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+def test_a_file_whose_name_says_nothing_is_named_with_its_folder(tmp_path):
+    folder = tmp_path / "patient 7"
+    folder.mkdir()
+    assert read_ct(written(folder / "ct.nii.gz")).name == "patient 7/ct"
+    assert read_ct(written(folder / "chest.nii.gz")).name == "chest"
