@@ -6,10 +6,10 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from .lexicon import Lexicon, Mention
+from .spelling import REGIONS
 from .text import DASH, tokenize
 
 _NONE: frozenset[str] = frozenset()
-_REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}  # thoracic, lumbar and cervical vertebrae in German reports
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class TokenizedSentence:
 def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> TokenizedSentence:
     """Tokens, terms and clauses of ``folded[start:end]``."""
     lemmas, words = tokenize(folded, start, end, lexicon.words.lemma, lexicon.prefixes)
-    if not _REGIONS.keys().isdisjoint(lemmas):
+    if not REGIONS.keys().isdisjoint(lemmas):
         _join_levels(lemmas, words)
     mentions = lexicon.find(lemmas)
     owner: list[Mention | None] = [None] * len(lemmas)
@@ -78,8 +78,8 @@ def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> Tokeni
 def _join_levels(lemmas: list[str], words: list[str]) -> None:
     """ "Th 12" and "BWK 12" in two words are the level "t12"; changed in place."""
     for index in range(len(lemmas) - 2, -1, -1):
-        if lemmas[index] in _REGIONS and lemmas[index + 1].isdigit():
-            lemmas[index : index + 2] = [_REGIONS[lemmas[index]] + lemmas[index + 1]]
+        if lemmas[index] in REGIONS and lemmas[index + 1].isdigit():
+            lemmas[index : index + 2] = [REGIONS[lemmas[index]] + lemmas[index + 1]]
             words[index : index + 2] = [words[index] + words[index + 1]]
 
 

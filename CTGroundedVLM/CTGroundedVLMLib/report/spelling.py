@@ -12,7 +12,7 @@ from functools import cached_property
 
 # "Th12"; in German "BWK12", "LWK3", "HWK5" for the bodies of the thoracic, lumbar and cervical vertebrae.
 _EUROPEAN_LEVEL = re.compile(r"(th|[bhl]wk)(\d{1,2})$")
-_REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}
+REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}
 _MIN_LENGTH = 6  # shorter words have too many neighbours one letter away
 _MIN_SWAP_LENGTH = 4  # two letters exchanged ("vien") is a safer sign of a slip
 
@@ -65,7 +65,7 @@ class Words:
             return self._plurals[word]
         if not word.isalpha():
             level = _EUROPEAN_LEVEL.match(word)
-            return _REGIONS[level.group(1)] + level.group(2) if level else word
+            return REGIONS[level.group(1)] + level.group(2) if level else word
         if len(word) > 30:
             return word
         if self._british.search(word):

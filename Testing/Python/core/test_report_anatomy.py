@@ -191,6 +191,51 @@ def test_a_sentence_without_anatomy_continues_its_heading_or_the_sentence_before
     assert segments(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Small R effusion, trace L.", LUNGS),
+        ("Large right and small left effusions.", LUNGS),
+        ("R>L effusions.", LUNGS),
+        ("Right greater than left pleural effusions.", LUNGS),
+        ("Simple right renal cyst and a denser one on the left.",
+         {"kidney_right", "kidney_left", "kidney_cyst_right", "kidney_cyst_left"}),
+        ("Two stones in the left kidney, none on the right.", {"kidney_left", "kidney_right"}),
+        ("Mass of the left kidney, extending to the right of midline.", {"kidney_left"}),
+        ("Small right effusion. Moderate on the left.", LEFT_LUNG),
+        ("Sclerosis of the left ischium and the right 9th rib.", {"hip_left", "rib_right_9"}),
+    ],
+)  # fmt: skip
+def test_a_side_that_stands_alone_is_the_other_one_of_the_same_organ(text, expected):
+    assert segments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The portal, splenic and superior mesenteric veins are patent.", {"portal_vein_and_splenic_vein"}),
+        ("Hepatic and splenic veins are patent.", {"liver", "portal_vein_and_splenic_vein"}),
+        ("Splenic v. is patent.", {"portal_vein_and_splenic_vein"}),
+        ("Tip at the cavoatrial jn.", {"superior_vena_cava", "heart"}),
+        ("R 10th + 11th rib fractures.", ribs("right", 10, 11)),
+        ("The first ribs and the right clavicle are intact.", {"rib_left_1", "rib_right_1", "clavicula_right"}),
+        ("Fracture of the left 4th costal arch.", ribs("left", 4)),
+        ("Collapse of BWK 12 and Th8.", levels("T12", "T8")),
+        ("No leakage into the canal at L1.", {"spinal_cord", "vertebrae_L1"}),
+        ("Effusion in the Douglas pouch.", set()),
+        ("Right hip arthroplasty with lysis of the right acetabulum.", {"hip_right", "femur_right"}),
+        ("LEFT ILIAC ARTERIES:\nThe external iliac artery is occluded.", {"iliac_artery_left"}),
+        ("Bibasal bronchiectasis. Tree-in-bud opacities accompany these changes.", LOWER_LOBES),
+        ("Left renal mass. Surgeon (Mr. Kay) aware 21:15.", set()),
+        ("Left renal mass. A surgical opinion is advised.", {"kidney_left"}),
+        ("Biliary ways and suprahepatic veins are permeable.", {"liver"}),
+        ("Excretory cavities are not dilated.", {"kidney_left", "kidney_right"}),
+    ],
+)  # fmt: skip
+def test_lists_abbreviations_and_literal_translations(text, expected):
+    assert segments(text) == expected
+
+
 def test_every_class_of_the_vocabulary_can_be_named_and_all_117_are_covered():
     lexicon = load_lexicon()
     reachable = {name for s in lexicon.structures.values() for side in ("left", "right") for name in s.segments(side)}

@@ -23,6 +23,10 @@ def findings(text: str) -> dict[str, str]:
         ("No wall thickening of the stomach suggestive of recurrence.",
          {"gastric wall thickening": "absent", "tumor recurrence": "absent"}),
         ("Cardiac chambers are not enlarged.", {"cardiomegaly": "absent"}),
+        ("Spleen not enlarged, cysts of both kidneys.", {"splenomegaly": "absent", "renal cyst": "present"}),
+        ("Effusion is not provable.", {"pleural effusion": "absent"}),
+        ("No lymphadenopathy, allowing for a small hepatic cyst.", {"lymphadenopathy": "absent", "hepatic cyst": "present"}),
+        ("The right effusion seen last time has resolved.", {"pleural effusion": "historical"}),
     ],
 )  # fmt: skip
 def test_a_negation_holds_for_its_list_and_no_further(text, expected):

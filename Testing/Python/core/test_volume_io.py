@@ -292,7 +292,7 @@ def test_a_case_holds_ct_segmentation_and_report(test_data, tmp_path):
     report.write_text("The liver is enlarged.", encoding="utf-8")
     folder = test_data / "ct/abdomen"
     case = load_case(folder / "ct.nii.gz", folder / "segmentation.nii.gz", report)
-    assert case.ct.name == "ct"
+    assert case.ct.name == "abdomen/ct"
     assert case.segmentation.labels_kji.shape == case.ct.array_kji.shape
     assert case.segmentation.names[5] == "liver"
     assert (case.report_text, case.report_source) == ("The liver is enlarged.", str(report))
