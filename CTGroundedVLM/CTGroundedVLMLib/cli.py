@@ -1,17 +1,14 @@
-"""``ctgvlm``: the command line. Parsing of arguments and the one place where errors become messages and exit codes."""
+"""``ctgvlm``: the command line. Its arguments; ``commands.py`` does the work, ``command_line.py`` shows errors."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .errors import CTGroundedVLMError
+from .command_line import run_command
 
 EPILOG = """exit codes:
   0  done
@@ -29,46 +26,7 @@ Research use only. No data leave this computer."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    previous = {number: signal.signal(number, _interrupt) for number in _stopping_signals()}
-    try:
-        arguments = build_parser().parse_args(argv)
-        _quiet_libraries()
-        return arguments.run(arguments) or 0
-    except CTGroundedVLMError as error:
-        print(f"ctgvlm: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("ctgvlm: interrupted; nothing was left half-written", file=sys.stderr)
-        return 130
-    except MemoryError:
-        print("ctgvlm: error: not enough memory. Close other programs, or crop the CT.", file=sys.stderr)
-        return 6
-    except BrokenPipeError:
-        # whoever read our output has gone (ctgvlm ... | head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _stopping_signals() -> list[int]:
-    """kill, and a closed terminal: both are to leave nothing half-written, as Ctrl-C does. None outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return []
-    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _quiet_libraries() -> None:
-    """Their notices are not for our users; and none of them may use the network."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    return run_command("ctgvlm", build_parser, argv, "nothing was left half-written")
 
 
 def build_parser() -> argparse.ArgumentParser:

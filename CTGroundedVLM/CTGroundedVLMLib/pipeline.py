@@ -25,8 +25,9 @@ from .localization import Method, localize, shifted_windows
 from .model.checkpoint import LoadedModel
 from .model.fvlm import ImageFeatures, WindowFeatures
 from .model.text_cache import TextEncoder
+from .model_grid import Grid, release_grid_caveat
 from .precision import Precision, choose_precision
-from .preprocessing import Grid, ModelInput, Preprocessor, release_grid_caveat
+from .preprocessing import ModelInput, Preprocessor
 from .prompts import Prompt, free_prompt, registry_prompts
 from .report import parse_report
 from .scoring import Calibration, read_calibration, score_findings, text_direction

@@ -7,14 +7,12 @@ commands that need no torch stay fast.
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from CTGroundedVLMLib import __version__
-from CTGroundedVLMLib.errors import CTGroundedVLMError
+from CTGroundedVLMLib.command_line import run_command
 
 _COMMANDS = ("CTGroundedVLMTraining.decompose.commands",)
 
@@ -35,24 +33,7 @@ Research use only."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
-    _quiet_libraries()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return arguments.run(arguments) or 0
-    except CTGroundedVLMError as error:
-        print(f"ctgvlm-train: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("ctgvlm-train: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except MemoryError:
-        print("ctgvlm-train: error: not enough memory. Close other programs, or use a smaller batch.", file=sys.stderr)
-        return 6
-    except BrokenPipeError:
-        # whoever read our output has gone (ctgvlm-train ... | head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return run_command("ctgvlm-train", build_parser, argv, "run the same command again to go on")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,18 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     for name in _COMMANDS:
         import_module(name).add_commands(commands)
     return parser
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _quiet_libraries() -> None:
-    """Their notices are not for our users; and none of them may fetch anything by itself."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import torch
 from CTGroundedVLMLib.model.checkpoint import load_checkpoint
 from CTGroundedVLMLib.model.import_fvlm import import_fvlm
 from CTGroundedVLMLib.model.text_cache import TextEncoder
+from CTGroundedVLMLib.model_grid import GridTransform
 from CTGroundedVLMLib.pipeline import AnalysisOptions, Session
-from CTGroundedVLMLib.preprocessing import GridTransform, ModelWindow
+from CTGroundedVLMLib.preprocessing import ModelWindow
 from CTGroundedVLMLib.prompts import registry_prompts
 from CTGroundedVLMLib.volume_io import load_case
 

@@ -11,7 +11,8 @@ from cases import CHEST, LPS, a_case
 from CTGroundedVLMLib.anatomy import organ_group
 from CTGroundedVLMLib.errors import SegmentationError, VolumeError
 from CTGroundedVLMLib.model.config import PreprocessingConfig
-from CTGroundedVLMLib.preprocessing import Preprocessor, resampling_axes
+from CTGroundedVLMLib.model_grid import resampling_axes
+from CTGroundedVLMLib.preprocessing import Preprocessor
 
 ORGANS = {organ.name: organ.segments for organ in organ_group("fvlm4").organs}
 PATCH = (16, 16, 32)
