@@ -157,7 +157,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise ModelError(f"{path} has format version {version}; this software reads version {FORMAT_VERSION}.")
     if not complete:
-        raise ModelError(f'{path}: expected "name" (text), "trained" (true or false) and "model" with "organs". Copy it again.')
+        raise ModelError(
+            f'{path}: expected "name" (text), "trained" (true or false) and "model" with "organs". Copy it again.'
+        )
     return header
 
 
