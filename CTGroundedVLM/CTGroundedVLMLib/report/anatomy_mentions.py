@@ -31,7 +31,7 @@ def find_sites(sentence: TokenizedSentence) -> list[Site]:
     sites = _add_numbered(sentence, sites)
     _narrow_label(sentence, sites)
     sites = sites + implied_sites(sentence, sites)
-    follow_side(sites)
+    follow_side(sentence, sites)
     sites = sorted(sites, key=lambda site: site.first)
     other_sides = elliptic_sites(sentence, sites)
     return sorted(sites + other_sides, key=lambda site: site.first) if other_sides else sites
@@ -44,6 +44,8 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
         if mention.first in taken:
             continue
         adjectival = False
+        if _names_collaterals(sentence, mention):
+            continue
         if "stem" not in mention.kinds and "anatomy" in mention.kinds:
             structure, adjectival = mention.kinds["anatomy"]
             if adjectival:
@@ -62,6 +64,17 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
         if structure is not None:
             sites.append(_site(sentence, structure, mention, adjectival))
     return sites
+
+
+def _names_collaterals(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """ "Perigastric collaterals": the vessels around an organ say nothing of the organ."""
+    after = sentence.owner[mention.last] if mention.last < len(sentence.owner) else None
+    finding = after.kinds.get("finding") if after is not None else None
+    return (
+        isinstance(finding, FindingTerm)
+        and finding.name == "varix"
+        and sentence.lemmas[mention.first].startswith(("peri", "para"))
+    )
 
 
 def _site(sentence: TokenizedSentence, structure: Structure, mention: Mention, adjectival: bool) -> Site:
@@ -188,6 +201,9 @@ def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
     common = site.segments & other.segments
     partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
     open_to_it = site.side is None or (site.id in _LUNG_GENERAL and other.id not in _LUNG_GENERAL)
+    leads_to = site.adjectival and site.id in _LUNG_GENERAL and other.side in SIDES and other.first > site.first
+    if leads_to and _BREAKS.isdisjoint(gap):  # "a pleural rind encases the right lung"
+        joined = True
     if joined and not partial and common and len(common) < len(site.segments) and open_to_it:
         site.segments = common
 
@@ -201,6 +217,7 @@ def _drop_general(sentence: TokenizedSentence, family: list[Site]) -> None:
             site.segments = frozenset()
 
 
+_BREAKS = frozenset({",", ";", "--", "and", "or", "but", "with", "without", "than", "no", "from"})
 _JOINING = frozenset({
     "lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior",
     "posterior", "superior", "inferior", "lateral", "medial", "and", "both", "within", "region", "zone", "level", "area", "part",

@@ -9,6 +9,7 @@ from .sites import Site
 _FOLLOWING = frozenset(
     {"", ",", ".", ";", ")", "(", "--", "-", "one", "side", "and", "but", "or", "only", "too", "also"}
 )
+_BEGINS_PHRASE = frozenset({"a", "an", "there", "no", "some", "several", "multiple", "the"})
 _SAID_OF_IT = frozenset({"normal", "negation_after", "negation_before", "absent_organ", "historical_after"})
 _JOINED = (["and"], [","], ["&"], ["+"], ["/"])
 _REACH = 8  # tokens
@@ -62,6 +63,8 @@ def _stands_alone(sentence: TokenizedSentence, index: int) -> bool:
     if owner is not None and not owner.kinds.keys().isdisjoint(("anatomy", "finding", "stem")):
         return False
     following = lemmas[last] if last < len(lemmas) else ""
+    if index >= 2 and lemmas[index - 2 : index] == ["on", "the"] and following in _BEGINS_PHRASE:
+        return True  # "and on the left a 7 mm stone in the lower pole"
     if following in _FOLLOWING or following in sentence.lexicon.grammar["verbs"] or following.isdigit():
         return True
     return (following[:1].isdigit() and "." in following) or not sentence.kinds[last].isdisjoint(_SAID_OF_IT)

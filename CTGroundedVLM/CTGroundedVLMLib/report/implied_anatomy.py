@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .assertion import is_negated_before
+from .assertion import is_negated_before, status_of
 from .laterality import side_of
 from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
@@ -10,6 +10,9 @@ from .sites import Site, gap_between
 
 _SIDED_VESSELS = frozenset({"iliac artery", "iliac vein", "iliac vessel", "subclavian artery", "common carotid artery",
                             "brachiocephalic vein", "other vessel"})  # fmt: skip
+_HIP = frozenset({"hip", "femur", "iliopsoas", "gluteal"})  # families around one joint, which share its side
+_SHOULDER = frozenset({"shoulder", "humerus", "scapula"})
+_LABEL_LENGTH = 5  # tokens
 
 
 def implied_sites(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
@@ -49,29 +52,47 @@ def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | N
     return sides.pop() if len(sides) == 1 else None
 
 
-def follow_side(sites: list[Site]) -> None:
+def follow_side(sentence: TokenizedSentence, sites: list[Site]) -> None:
     """A singular term without a side takes the only side that its structure, or its vessel, has before it in the sentence."""
     for site in sites:
         if site.side is not None or site.plural or site.structure is None or not site.structure.paired or site.numbered:
             continue
+        if site.finding is not None and site.finding.whole and _is_denied(sentence, site):
+            continue  # "left effusion, pneumothorax was not detected": on neither side
         related = [s for s in sites if s.first < site.first and _same_group(s, site)]
         sides = {s.side for s in related if s.side is not None}
         if len(sides) == 1 and (side := sides.pop()) in SIDES and site.segments & site.structure.segments(side):
             site.side, site.segments = side, site.segments & site.structure.segments(side)
 
 
+def _is_denied(sentence: TokenizedSentence, site: Site) -> bool:
+    return status_of(sentence, Mention({}, site.first, site.last), site.finding) == "absent"
+
+
 def _same_group(one: Site, other: Site) -> bool:
-    return one.family == other.family or (one.id in _SIDED_VESSELS and other.id in _SIDED_VESSELS)
+    if one.family == other.family or (one.id in _SIDED_VESSELS and other.id in _SIDED_VESSELS):
+        return True
+    return same_joint(one, other)
+
+
+def same_joint(one: Site, other: Site) -> bool:
+    """Whether both lie around one joint ("left acetabular fracture, dislocation of the femoral head")."""
+    return any(one.family in joint and other.family in joint for joint in (_HIP, _SHOULDER))
 
 
 def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site], implied: list[Site]) -> bool:
     """Whether the sentence names the anatomy of an implied site itself, or names another one that the finding may lie in."""
     finding = site.finding
-    if any(s.id in finding.names and s.family != site.family and _governs(sentence, s, site) for s in named):
+    others = [s for s in [*named, *implied] if s.family != site.family]
+    if any(s.id in finding.names and _governs(sentence, s, site) for s in others):
+        return True
+    if _describes_next(sentence, site):
         return True
     family = [s for s in named if s.family == site.family and s.segments]
+    family = [s for s in family if s.first < site.first or not _premodifies(sentence, site, s)]
     if any(
-        (s.first < site.last and site.first < s.last) or (s.numbered and _same_clause(sentence, s, site))
+        (s.first < site.last and site.first < s.last)
+        or (s.numbered and sentence.clauses[s.last - 1] == sentence.clauses[site.first])
         for s in family
     ):
         return True
@@ -97,21 +118,47 @@ def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[
     """A denied effusion or pneumothorax is denied on both sides, whatever lobe the sentence names."""
     if any(_is_attached(sentence, site, s) and site.side in (None, s.side) for s in family):
         return True
-    if site.side is not None or is_negated_before(sentence, site.first):
+    if site.side is not None or _is_denied(sentence, site):
         return False
     return bool(family) or any(s.side in SIDES for s in implied if s.family == site.family)
 
 
 def _governs(sentence: TokenizedSentence, other: Site, site: Site) -> bool:
     """Whether the finding is said of ``other``: attached to it, or nothing else is found between the two."""
-    if _is_attached(sentence, site, other):
+    if _is_attached(sentence, site, other) or _is_label(sentence, other):
         return True
+    if "joint" in site.finding.names[other.id] and other.last <= site.first and _same_clause(sentence, site, other):
+        return True  # "hip osteoarthritis without effusion"
     between = {id(m): m for m in sentence.owner[other.last : site.first] if m is not None}.values()
     return (
         other.last <= site.first
         and _same_clause(sentence, site, other)
         and not any({"finding", "anatomy", "normal", "stem"} & set(m.kinds) for m in between)
     )
+
+
+def _is_label(sentence: TokenizedSentence, site: Site) -> bool:
+    """ "GB: layering blood, ?haemobilia": what stands before the colon is the subject of the sentence."""
+    return ":" in sentence.lemmas[site.last : site.last + 3] and site.last <= _LABEL_LENGTH
+
+
+def _describes_next(sentence: TokenizedSentence, site: Site) -> bool:
+    """ "Emphysematous pyelitis": a finding right before that of another organ only tells its kind."""
+    after = sentence.owner[site.last] if site.last < len(sentence.owner) else None
+    following = after.kinds.get("finding") if after is not None else None
+    if not isinstance(following, FindingTerm) or not following.structures:
+        return False
+    return all(s.family != site.family for s in following.structures)
+
+
+def _premodifies(sentence: TokenizedSentence, site: Site, other: Site) -> bool:
+    """ "Plaques and stable left lower lobe atelectasis": the lobe belongs to the finding after it, not to the one before."""
+    gap = sentence.lemmas[site.last : other.first]
+    if "and" not in gap or not sentence.lexicon.grammar["location_prepositions"].isdisjoint(gap):
+        return False
+    after = sentence.lemmas[other.last : other.last + 3]
+    kinds = sentence.kinds[other.last : other.last + len(after)]
+    return any("finding" in k for k in kinds) and sentence.lexicon.grammar["prepositions"].isdisjoint(after)
 
 
 def _same_clause(sentence: TokenizedSentence, one: Site, other: Site) -> bool:

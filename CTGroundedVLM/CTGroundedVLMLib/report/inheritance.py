@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..types import ReportFinding
+from .implied_anatomy import same_joint
 from .laterality import free_sides
+from .levels import ribs_under_heading
 from .lexicon import FindingTerm
 from .sentence_tokens import TokenizedSentence
 from .sites import Site
@@ -19,6 +21,10 @@ _DEMONSTRATIVES = frozenset({"this", "these", "that", "those"})
 _POINTERS = _DEMONSTRATIVES | {"there"}
 _PHRASE_ENDS = frozenset({"", ".", ",", ";", ")", "--"})
 _AMOUNT_LENGTH = 7  # tokens
+_ALL_OF_THEM = frozenset({"both", "all", "these", "those"})
+_CLASS_NOUNS = frozenset(
+    {"muscle", "artery", "vein", "vessel", "kidney", "bone", "joint", "organ", "lobe", "gland", "level"}
+)
 _MIRROR = {"left": "right", "right": "left"}
 
 
@@ -43,8 +49,16 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
     refers_back = _points_back(sentence)
     if refers_back or _continues(sentence):
         _narrow_by_previous(sites, context.previous, plural=refers_back)
-    if any(s.finding is None for s in sites) or sentence.is_communication:
+    _take_side_of_previous(sentence, sites, context.previous)
+    named = [s for s in sites if s.finding is None]
+    if sentence.is_communication:
         return []
+    if not any(s.segments for s in sites) and _refers_to_class(sentence) and context.previous:
+        return _on_side(sentence, context.previous)
+    if named:
+        return list(context.previous) if _only_unsegmented(sentence, named) else []
+    if ribs := _ribs_of_heading(sentence, sites, context):
+        return ribs
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
     if any(f.structures == () for f in findings):
         return []
@@ -94,6 +108,43 @@ def _continues(sentence: TokenizedSentence) -> bool:
     return False
 
 
+def _only_unsegmented(sentence: TokenizedSentence, named: Sequence[Site]) -> bool:
+    """ "It is supplied by a lumbar artery": what is named has no class, and "it" is what was spoken of before."""
+    return sentence.lemmas[:1] == ["it"] and not any(s.segments for s in named)
+
+
+def _ribs_of_heading(sentence: TokenizedSentence, sites: list[Site], context: Context) -> list[Site]:
+    """Ribs that are named by number alone under "RIBS:"; they take the place of those that findings imply in ``sites``."""
+    heading = next((s for s in context.heading or () if s.id == "rib"), None)
+    segments = ribs_under_heading(sentence) if heading is not None else frozenset()
+    if heading is None or not segments:
+        return []
+    sites[:] = [s for s in sites if s.family != heading.family]
+    return [Site(heading.structure, heading.family, segments, 0, 0, numbered=True)]
+
+
+def _refers_to_class(sentence: TokenizedSentence) -> bool:
+    """ "Both muscles ...", "These arteries ...": the structures of the sentence before, by their kind."""
+    opening = sentence.lemmas[:2]
+    return len(opening) == 2 and opening[0] in _ALL_OF_THEM and opening[1] in _CLASS_NOUNS and sentence.plural[1]
+
+
+def _take_side_of_previous(sentence: TokenizedSentence, sites: Sequence[Site], previous: Sequence[Site]) -> None:
+    """ "The femoral stem is well fixed" after a left hip prosthesis: the definite bone is the one spoken of before."""
+    for site in sites:
+        definite = sentence.lemmas[max(0, site.first - 1) : site.first] == ["the"]
+        if not definite or site.side is not None or site.plural or site.structure is None or not site.structure.paired:
+            continue
+        sides = {s.side or _side_of_segments(s) for s in previous if same_joint(s, site)}
+        if len(sides) == 1 and (side := sides.pop()) in _MIRROR:
+            site.side, site.segments = side, site.segments & site.structure.segments(side)
+
+
+def _side_of_segments(site: Site) -> str | None:
+    sides = {side for side in _MIRROR if any(f"_{side}" in segment for segment in site.segments)}
+    return sides.pop() if len(sides) == 1 else None
+
+
 def _points_back(sentence: TokenizedSentence) -> bool:
     """ "... accompany these changes", "... also there": the place is that of the sentence before."""
     lemmas, grammar = sentence.lemmas, sentence.lexicon.grammar
@@ -138,7 +189,10 @@ def _source(sentence: TokenizedSentence, context: Context, findings: Sequence[Fi
     grammar = sentence.lexicon.grammar
     opening = sentence.lemmas[:2]
     refers_back = (
-        any(w in grammar["anaphora"] for w in opening) or bool(opening and opening[0] == "the") or not findings
+        "its" in sentence.lemmas
+        or any(w in grammar["anaphora"] for w in opening)
+        or bool(opening and opening[0] == "the")
+        or not findings
     )
     if context.heading is not None and (context.fresh or not refers_back):
         return context.heading
@@ -161,6 +215,8 @@ def _narrowed(
 def _on_side(sentence: TokenizedSentence, source: Sequence[Site]) -> list[Site]:
     """The inherited sites on the only side that the sentence names ("Simple cyst, left lower pole" under "KIDNEYS:")."""
     sides = free_sides(sentence)
+    if len(sides) > 1 and _refers_to_class(sentence):
+        sides -= {"both"}  # of "both muscles ... on the right"
     side = next(iter(sides)) if len(sides) == 1 else None
     if side not in _MIRROR:
         return list(source)

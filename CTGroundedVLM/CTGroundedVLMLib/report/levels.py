@@ -30,6 +30,7 @@ _RIB_POSITIONS = frozenset({
     "anterior", "posterior", "lateral", "anterolateral", "posterolateral", "medial", "mid", "upper", "lower", "posteromedial",
     "anteromedial", "anteriorly", "axillary", "and", "the", "of", "both", "sided", "aspect", "arc", "arch",
 })  # fmt: skip
+_BEFORE_RIB_NUMBER = frozenset({"number", "no", "(", "#", "fracture", "involving", "of", ":"})
 _SEGMENT_OF_LIVER = frozenset({"segment", "seg"})
 MAX_RIB = 12
 _SCAN = 24  # tokens to look at on either side of "rib"
@@ -196,12 +197,19 @@ def _belongs_to_rib(sentence: TokenizedSentence, index: int) -> bool:
     return word in _RIB_POSITIONS or word in _TO or word in _AND or _side(sentence, index) is not None or word == "rib"
 
 
+def ribs_under_heading(sentence: TokenizedSentence) -> frozenset[str]:
+    """Ribs whose numbers open the sentence under the heading "RIBS:" ("Right 3rd-8th fractured.")."""
+    numbered = _ribs_after(sentence, -1)
+    return numbered.segments if numbered else frozenset()
+
+
 def _ribs_after(sentence: TokenizedSentence, rib: int) -> Numbered | None:
     lemmas, last = sentence.lemmas, rib + 1
+    label = rib < 0 or ":" in lemmas[rib + 1 : rib + 2]
     while (
         last < len(lemmas)
-        and last < rib + 3
-        and lemmas[last] in ("number", "no", "(", "#", "fracture", "involving", "of")
+        and last < rib + 4
+        and (lemmas[last] in _BEFORE_RIB_NUMBER or (label and _side(sentence, last)))
     ):
         last += 1
     start = last
@@ -211,15 +219,20 @@ def _ribs_after(sentence: TokenizedSentence, rib: int) -> Numbered | None:
         if number is not None:
             if not 1 <= number <= MAX_RIB or (last + 1 < len(lemmas) and lemmas[last + 1] in ("mm", "cm", "x")):
                 break
-        elif not (last > start and (word in _TO or word in _AND)):
+        elif not (last > start and (word in _TO or word in _AND or (label and _side(sentence, last)))):
             break
         last += 1
-    if start == last:
+    if start == last or (label and not _is_ordinal_or_range(lemmas[start:last])):
         return None
-    before = next((s for i in range(rib - 1, max(-1, rib - 7), -1) if (s := _side(sentence, i))), None)
+    before = next((s for i in range(start - 1, max(-1, rib - 7), -1) if (s := _side(sentence, i))), None)
     after = next((s for i in range(last, min(last + 4, len(lemmas))) if (s := _side(sentence, i))), None)
-    segments = _rib_sequence(sentence, start, last, before or after)
+    segments = _rib_sequence(sentence, rib + 1 if label else start, last, before or after)
     return Numbered("rib", segments, rib, last) if segments else None
+
+
+def _is_ordinal_or_range(words: list[str]) -> bool:
+    """ "3rd" and "3-8" name ribs after a label; a bare number may count fractures ("Ribs: 2 old fractures")."""
+    return any(number_of(w) for w in words) or ("-" in words and sum(w.isdigit() for w in words) >= 2)
 
 
 def _rib_sequence(sentence: TokenizedSentence, first: int, last: int, side: str | None) -> frozenset[str]:

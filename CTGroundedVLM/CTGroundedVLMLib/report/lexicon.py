@@ -133,6 +133,9 @@ class Lexicon:
             while first < len(term):
                 last = len(term) - (first == 0)
                 inner = next((m for m in self.find(term[first:last]) if "anatomy" in m.kinds), None)
+                if inner is None and first == 0:  # "contracted gallbladder": the anatomy ends the term
+                    first = 1
+                    continue
                 if inner is None:
                     break
                 found.append(Mention(inner.kinds, first + inner.first, first + inner.last))

@@ -26,6 +26,9 @@ _LEAD = re.compile(r"([a-z]+(?: [a-z]+){0,3}?)(?:[ \t]*[-–][ \t]+|[ \t]+)(?=\S
 _TRAIL = re.compile(r"[.!?]['\")\]]*$")
 _SENTENCE_END = re.compile(r"[.!?:][\"')\]]*\s*$")
 _LONGEST_HEADING = 60  # characters
+_NEVER_LAST = frozenset(
+    {"a", "an", "the", "of", "at", "in", "with", "and", "or", "to", "from", "for", "by", "on", "is", "are"}
+)
 _BEFORE_FINDINGS = ("indication", "technique", "comparison")
 
 
@@ -303,7 +306,12 @@ def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width
         return False
     if current[0].islower() and (len(previous) > 40 or previous[-1] == ","):
         return True
-    return full and len(previous) > 40
+    return (full or _waits_for_more(previous)) and len(previous) > 40
+
+
+def _waits_for_more(line: str) -> bool:
+    """Whether the line ends in a word that no statement ends in: "disc protrusion at"."""
+    return line.rsplit(maxsplit=1)[-1].lower() in _NEVER_LAST
 
 
 def is_all_capitals(text: str) -> bool:

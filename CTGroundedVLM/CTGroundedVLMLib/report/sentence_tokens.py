@@ -43,10 +43,21 @@ class TokenizedSentence:
         """
         for remark in self.remarks:
             if "communication" in remark.kinds:
-                return remark.first == 0 or self.lemmas[remark.first - 1] not in (",", ";", "--", "-", ".", "(")
+                if remark.first and self.lemmas[remark.first - 1] in (",", ";", "--", "-", ".", "("):
+                    return False
+                return not self._is_appended(remark)
         if self.lexicon.grammar["persons"].isdisjoint(self.lemmas) or self.has_remark("recommendation"):
             return False
         return self.all_kinds.isdisjoint(("anatomy", "stem", "finding", "normal"))
+
+    def _is_appended(self, remark: Mention) -> bool:
+        """Whether a person is told in a last clause, after a finding: ", surgery (Dr. X) was called"."""
+        ends = [i for i in range(remark.first) if self.lemmas[i] in (",", ";", "--")]
+        if not ends or self.lexicon.grammar["persons"].isdisjoint(self.lemmas[ends[-1] : remark.first]):
+            return False
+        said, clause = self.kinds[: ends[-1]], self.kinds[ends[-1] : remark.first]
+        asserts = not all(k.isdisjoint(("finding", "anatomy", "stem")) for k in said)
+        return asserts and all(k.isdisjoint(("anatomy", "stem")) for k in clause)  # "surgery" may be who is told
 
     def is_new_phrase(self, index: int) -> bool:
         """Whether the token begins a new noun phrase or predicate, so that it does not continue a list."""
