@@ -86,12 +86,12 @@ class FVLM(nn.Module):
         return ImageFeatures(features, tuple(windows), window_of)
 
     def encode_window(self, window: ModelWindow, precision: str = "fp32") -> WindowFeatures:
-        """The tokens of all levels, and the organs' token masks."""
+        """The tokens of all levels, and the organs' token masks; the last level holds tokens inside an organ only."""
         image_BDHW = window.image_DHW.to(self.device)[None]
-        with self.autocast(precision):
-            levels = self.vision(image_BDHW)
-        tokens_TC = torch.cat([level[0].float() for level in levels])
         mask_ON = organ_token_mask(window.organ_map_DHW, window.organs, self.config.vision.patch_size)
+        with self.autocast(precision):
+            levels = self.vision(image_BDHW, mask_ON.any(0).to(self.device))
+        tokens_TC = torch.cat([level[0].float() for level in levels])
         grid = tuple(n // p for n, p in zip(image_BDHW.shape[1:], self.config.vision.patch_size, strict=True))
         return WindowFeatures(window, tokens_TC, mask_ON.to(self.device), grid)
 

@@ -47,17 +47,40 @@ class VisionTower(ViT):
             block.attn.dropout_rate = self.config.dropout if mode else 0.0
         return self
 
-    def forward(self, image_BDHW: torch.Tensor) -> list[torch.Tensor]:
-        """Image in [0, 1], whole patches along each axis -> one (B, N, C) tensor per level, the final norm's last."""
+    def forward(self, image_BDHW: torch.Tensor, wanted_N: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Image in [0, 1], whole patches along each axis -> one (B, N, C) tensor per level, the final norm's last.
+
+        Args:
+            wanted_N: which tokens of the last level will be used (at evaluation); the others of that level stay zero. All
+                tokens serve as keys and values, so that the wanted ones are the same (tested).
+        """
         tokens = self._patch_tokens(image_BDHW)
         grid = tuple(n // p for n, p in zip(image_BDHW.shape[1:], self.config.patch_size, strict=True))
         tokens = self.patch_embedding.dropout(tokens + self.position_embedding(grid))
         levels = []
+        last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
+            if i == last and wanted_N is not None and last not in self.config.levels and not self.training:
+                return [*levels, self._wanted_of_last_block(tokens, wanted_N)]
             tokens = block(tokens)
             if i in self.config.levels:
                 levels.append(tokens)
         return [*levels, self.norm(tokens)]
+
+    def _wanted_of_last_block(self, tokens_BNC: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
+        """The last block and the final norm for some tokens only: queries and MLP of the others would be thrown away."""
+        block, attention = self.blocks[-1], self.blocks[-1].attn
+        normed = block.norm1(tokens_BNC)
+        weight, bias, width = attention.qkv.weight, attention.qkv.bias, tokens_BNC.shape[-1]
+        q = F.linear(normed[:, wanted_N], weight[:width], bias[:width])
+        k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        tokens = tokens_BNC[:, wanted_N] + attention.out_proj(attended)
+        tokens = self.norm(tokens + block.mlp(block.norm2(tokens)))
+        out = tokens.new_zeros(tokens_BNC.shape)
+        out[:, wanted_N] = tokens
+        return out
 
     def _patch_tokens(self, image_BDHW: torch.Tensor) -> torch.Tensor:
         """Conv3d with stride = kernel, as one matrix product."""

@@ -54,6 +54,17 @@ def test_vision_tokens_equal_monais_eager_vit(small):
             assert torch.allclose(level[0], expected, atol=1e-5)
 
 
+def test_tokens_that_are_wanted_of_the_last_level_do_not_depend_on_leaving_the_others_out(small):
+    image = torch.rand((2, 48, 64, 96), generator=torch.Generator().manual_seed(2))
+    wanted = torch.rand(36, generator=torch.Generator().manual_seed(3)) < 0.4
+    with torch.no_grad():
+        everything, some = small.model.vision(image), small.model.vision(image, wanted)
+    for full, part in zip(everything[:-1], some[:-1], strict=True):
+        assert torch.equal(full, part)
+    assert torch.allclose(some[-1][:, wanted], everything[-1][:, wanted], atol=1e-5)
+    assert not some[-1][:, ~wanted].any()
+
+
 def test_vision_gradients_equal_monais_eager_vit(small):
     from monai.networks.nets.vit import ViT
 
