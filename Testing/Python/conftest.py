@@ -1,5 +1,7 @@
 """Shared fixtures. Real data are found through CTGVLM_TEST_DATA and never copied into the repository."""
 
+import ast
+import importlib.util
 import os
 from pathlib import Path
 
@@ -24,3 +26,13 @@ def parity_dir(test_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no parity fixtures at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def source():
+    """The syntax tree of a file of the installed TotalSegmentator; it is not imported, for it needs nnU-Net."""
+    spec = importlib.util.find_spec("totalsegmentator")
+    if spec is None:
+        pytest.skip("TotalSegmentator is not installed: pip install ct-grounded-vlm[segmentation]")
+    folder = Path(spec.submodule_search_locations[0])
+    return lambda name: ast.parse((folder / name).read_text(encoding="utf-8"))

@@ -217,8 +217,10 @@ def test_what_is_not_one_grey_scale_volume_is_refused(size, components, found):
     assert str(caught.value).startswith("Mask m ")
 
 
-def test_three_slices_suffice():
-    guards.check_dimensions("CT", (512, 512, 3), 1, VolumeError)
+def test_three_slices_suffice_and_two_do_not():
+    assert guards.check_dimensions("CT", (512, 512, 3), 1, VolumeError) is None
+    with pytest.raises(VolumeError, match="at least 3"):
+        guards.check_dimensions("CT", (512, 512, 2), 1, VolumeError)
 
 
 @pytest.mark.parametrize("spacing", [(0, 1, 1), (0.7, 0.7, 25), (1, 0.001, 1), (1000, 1000, 1000), (np.nan, 1, 1)])
@@ -227,12 +229,15 @@ def test_absurd_voxel_sizes_are_refused(spacing):
         guards.check_geometry("CT x.nii", np.diag([*spacing, 1.0]), VolumeError)
 
 
-def test_thick_slices_and_oblique_axes_pass():
+def test_thick_slices_and_oblique_axes_pass_and_the_same_axes_sheared_do_not():
     angle = np.deg2rad(30)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, -1]])
     affine = np.eye(4)
     affine[:3, :3] = turn * (0.7, 0.7, 10)
-    guards.check_geometry("CT", affine, VolumeError)
+    assert guards.check_geometry("CT", affine, VolumeError) is None
+    affine[:3, 2] += affine[:3, 0]
+    with pytest.raises(VolumeError, match="not at right angles"):
+        guards.check_geometry("CT", affine, VolumeError)
 
 
 def test_sheared_axes_are_refused_with_the_cause():

@@ -10,22 +10,12 @@ from CTGroundedVLMLib.errors import SegmentationError
 from CTGroundedVLMLib.segmentation_io import read_segmentation
 from CTGroundedVLMLib.slicer_segments import parse_terminology
 from CTGroundedVLMLib.types import Volume
-
-SHAPE = (9, 14, 12)
-AFFINE = np.array([[-0.8, 0, 0, 30.0], [0, -0.8, 0, 20.0], [0, 0, 3.0, -100.0], [0, 0, 0, 1]])
-SPLEEN, LIVER, HEART = 1, 5, 51
+from label_cases import AFFINE, HEART, LIVER, SHAPE, SPLEEN, labels
 
 
 @pytest.fixture
 def a_ct():
     return Volume(np.zeros(SHAPE, np.int16), AFFINE, "scan")
-
-
-def labels():
-    array = np.zeros(SHAPE, np.uint8)
-    array[2:5, 3:9, 2:6] = SPLEEN
-    array[4:8, 5:12, 6:11] = LIVER
-    return array
 
 
 def refusal(path, ct):

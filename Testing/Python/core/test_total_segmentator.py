@@ -26,16 +26,6 @@ AFFINE = np.array([[-0.8, 0, 0, 30.0], [0, 0.8, 0, 20.0], [0, 0, -3.0, -100.0], 
 LIVER, SPLEEN = 5, 1
 
 
-@pytest.fixture(scope="module")
-def source():
-    """The syntax tree of a file of the installed TotalSegmentator; it is not imported, for it needs nnU-Net."""
-    spec = importlib.util.find_spec("totalsegmentator")
-    if spec is None:
-        pytest.skip("TotalSegmentator is not installed: pip install ct-grounded-vlm[segmentation]")
-    folder = Path(spec.submodule_search_locations[0])
-    return lambda name: ast.parse((folder / name).read_text(encoding="utf-8"))
-
-
 def signature(tree):
     """The signature of ``totalsegmentator`` without its body and its annotations, which need other packages."""
     (node,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "totalsegmentator"]

@@ -1,7 +1,6 @@
 """What the segmentation module states about TotalSegmentator is what the installed version's source says."""
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -10,16 +9,6 @@ from pathlib import Path
 import pytest
 
 from CTGroundedVLMLib import segmentation
-
-
-@pytest.fixture(scope="module")
-def source():
-    """The syntax tree of a file of the installed TotalSegmentator; it is not imported, for it needs nnU-Net."""
-    spec = importlib.util.find_spec("totalsegmentator")
-    if spec is None:
-        pytest.skip("TotalSegmentator is not installed: pip install ct-grounded-vlm[segmentation]")
-    folder = Path(spec.submodule_search_locations[0])
-    return lambda name: ast.parse((folder / name).read_text(encoding="utf-8"))
 
 
 def function(tree, name, **namespace):
