@@ -73,6 +73,23 @@ class FVLM(nn.Module):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
+    def forward(
+        self,
+        image_BDHW: torch.Tensor,
+        token_mask_BON: torch.Tensor,
+        input_ids_PT: torch.Tensor,
+        attention_mask_PT: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A training step's features: organs (B, O, E), texts (P, E), both L2-normalised and fp32, and the temperature.
+
+        The feature of an organ without a token is zero. Without a text (P = 0) the texts' features are empty.
+        """
+        tokens_BTC = torch.cat(self.vision(image_BDHW), dim=1)
+        levels = tokens_BTC.shape[1] // token_mask_BON.shape[2]
+        organs_BOE = self.pooling(tokens_BTC, token_mask_BON.repeat(1, 1, levels)).float()
+        texts_PE = self.encode_tokens(input_ids_PT, attention_mask_PT).float()
+        return organs_BOE, texts_PE, self.temperature
+
     @torch.no_grad()
     def encode_image(self, model_input: ModelInput, precision: str = "fp32") -> ImageFeatures:
         """One pass of the vision tower per window; organ features are pooled in fp32."""

@@ -1,0 +1,79 @@
+"""What data preparation, objectives and the trainer hand to each other.
+
+Shapes: B cases, O organs, N image tokens, P texts, T text tokens, F findings; D, H, W as in ``CTGroundedVLMLib.preprocessing``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from .decompose.records import OrganStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+NORMAL, ABNORMAL, SKIP = 0, 1, -1  # values of Batch.status_BO
+
+
+@dataclass(frozen=True)
+class OrganText:
+    """What the report says of an organ: the text to encode and an explicit status (never read from the text)."""
+
+    text: str
+    status: OrganStatus
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One volume on the model's grid, as a shard holds it.
+
+    ``hu_DHW``: int16 HU. ``organ_map_DHW``: uint8, 0 or 1 + the number of the organ in ``organs``. ``organ_texts``: by organ.
+    ``labels``: "organ/finding" -> 1 or 0; a finding that is not there is unknown, never 0.
+    """
+
+    case_id: str
+    patient_id: str
+    hu_DHW: np.ndarray
+    organ_map_DHW: np.ndarray
+    organs: tuple[str, ...]
+    organ_texts: Mapping[str, OrganText]
+    report: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    ``image_BDHW``: float32 in [0, 1]. ``token_mask_BON``: which image tokens lie in which organ. ``valid_BO``: the organ is in
+    the crop (and not cut off by it, see the data's rule) and has a text. ``status_BO``: NORMAL, ABNORMAL or SKIP.
+    ``text_ids_PT``/``text_mask_PT``: all different texts of the batch, padded to the longest. ``text_of_BO``: which of them is
+    the organ's (-1: none); ``text_key_BO``: ``text_key`` of it, the same on every rank. ``report_of_B``: likewise for the whole
+    report. ``labels_BF``: 1, 0, or NaN where unknown; in the order of the run's findings.
+    """
+
+    case_ids: tuple[str, ...]
+    image_BDHW: torch.Tensor
+    token_mask_BON: torch.Tensor
+    valid_BO: torch.Tensor
+    status_BO: torch.Tensor
+    text_ids_PT: torch.Tensor
+    text_mask_PT: torch.Tensor
+    text_of_BO: torch.Tensor
+    text_key_BO: torch.Tensor
+    report_of_B: torch.Tensor
+    labels_BF: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v if isinstance(v, tuple) else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+
+def text_key(text: str) -> int:
+    """A number of 63 bits that stands for a text: equal texts have equal keys on every rank and in every run."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
