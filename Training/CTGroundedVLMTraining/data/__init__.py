@@ -1,0 +1,1 @@
+"""From volumes, masks and reports to batches: manifest, preparation, shards, crops."""

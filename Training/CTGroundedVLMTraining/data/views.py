@@ -1,0 +1,105 @@
+"""One training view of a prepared case: a random crop, flips, and which organs it shows.
+
+Shapes: D, H, W as in ``CTGroundedVLMLib.preprocessing`` (to the patient's head, back and left); O organs, N image tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from CTGroundedVLMLib.model.config import ModelConfig, Triple
+from CTGroundedVLMLib.model.fvlm import organ_token_mask
+
+from ..types import PreparedCase
+
+PartialOrgans = Literal["drop", "visible"]
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a view is taken.
+
+    ``flips``: probability of a flip along D, H and W. The release takes 0.2 each; a left-right flip (W) makes sides in the
+    text wrong, so none is the default. ``partial_organs``: "drop" leaves out an organ with a voxel on the crop's outermost plane
+    (the release's rule); "visible" one of which less than ``min_visible`` (or fewer than ``min_voxels``) is in the crop.
+    ``noise_hu``, ``scale``, ``shift_hu``: intensity augmentation (standard deviations), none by default as in the release.
+    """
+
+    flips: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    partial_organs: PartialOrgans = "visible"
+    min_visible: float = 0.5
+    min_voxels: int = 100
+    noise_hu: float = 0.0
+    scale: float = 0.0
+    shift_hu: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.partial_organs not in ("drop", "visible"):
+            raise ValueError(f'partial_organs is {self.partial_organs!r}, expected "drop" or "visible"')
+        if not all(0 <= p <= 1 for p in self.flips):
+            raise ValueError(f"flips is {self.flips}, expected three probabilities")
+        if min(self.noise_hu, self.scale, self.shift_hu) < 0:
+            raise ValueError("noise_hu, scale and shift_hu are standard deviations: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class View:
+    """``image_DHW``: float32 in [0, 1]. ``token_mask_ON``, ``visible_O``: for all organs of the model."""
+
+    case: PreparedCase
+    image_DHW: torch.Tensor
+    token_mask_ON: torch.Tensor
+    visible_O: torch.Tensor
+
+
+def take_view(case: PreparedCase, model: ModelConfig, config: ViewConfig, random: np.random.Generator) -> View:
+    """Crop, pad, flip and window one case; everything random comes from ``random``.
+
+    Raises:
+        ValueError: the case was prepared for other organs.
+    """
+    if tuple(model.organs) != case.organs:
+        raise ValueError(
+            f"case {case.case_id} was prepared for the organs {', '.join(case.organs)}; the model has {', '.join(model.organs)}. "
+            "Prepare the data again for this model."
+        )
+    size = model.vision.image_size
+    start = [int(random.integers(n - s + 1)) if n > s else 0 for n, s in zip(case.hu_DHW.shape, size, strict=True)]
+    box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+    low, high = model.preprocessing.hu_window
+    hu = _padded(case.hu_DHW[box], size, low).astype(np.float32)
+    organ_map = _padded(case.organ_map_DHW[box], size, 0)
+    if config.scale or config.shift_hu:
+        hu = hu * np.float32(1 + config.scale * random.standard_normal()) + np.float32(
+            config.shift_hu * random.standard_normal()
+        )
+    if config.noise_hu:
+        hu += np.float32(config.noise_hu) * random.standard_normal(hu.shape, dtype=np.float32)
+    flipped = [axis for axis in range(3) if random.random() < config.flips[axis]]
+    image = np.clip((hu - low) / (high - low), 0, 1)
+    image, organ_map = np.flip(image, flipped), np.ascontiguousarray(np.flip(organ_map, flipped))
+    mask_ON = organ_token_mask(torch.from_numpy(organ_map), range(len(case.organs)), model.vision.patch_size)
+    visible_O = torch.from_numpy(_visible(case, organ_map, config))
+    return View(case, torch.from_numpy(np.ascontiguousarray(image)), mask_ON, visible_O)
+
+
+def _padded(array: np.ndarray, size: Triple, value: float) -> np.ndarray:
+    """Symmetric padding to ``size`` (MONAI's ``SpatialPad``, which the release uses)."""
+    missing = [s - n for s, n in zip(size, array.shape, strict=True)]
+    if not any(missing):
+        return array
+    return np.pad(array, [(m // 2, m - m // 2) for m in missing], constant_values=value)
+
+
+def _visible(case: PreparedCase, organ_map_DHW: np.ndarray, config: ViewConfig) -> np.ndarray:
+    organs = len(case.organs)
+    here = np.bincount(organ_map_DHW.ravel(), minlength=organs + 1)[1:]
+    if config.partial_organs == "drop":
+        inner = np.bincount(organ_map_DHW[1:-1, 1:-1, 1:-1].ravel(), minlength=organs + 1)[1:]
+        return (here > 0) & (here == inner)
+    whole = np.bincount(case.organ_map_DHW.ravel(), minlength=organs + 1)[1:]
+    return (here >= config.min_voxels) & (here >= config.min_visible * whole)
