@@ -23,7 +23,7 @@ def run_command(
     previous = {number: signal.signal(number, _interrupt) for number in _stopping_signals()}
     try:
         arguments = build_parser().parse_args(argv)
-        _quiet_libraries()
+        quiet_libraries()
         return arguments.run(arguments) or 0
     except CTGroundedVLMError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
@@ -54,7 +54,7 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Their notices are not for our users; and none of them may use the network."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ["HF_HUB_OFFLINE"] = "1"

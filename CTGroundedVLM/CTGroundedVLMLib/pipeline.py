@@ -1,6 +1,7 @@
 """``analyze()``: the whole job, stage by stage. Read this first.
 
-A :class:`Session` keeps what the model saw, so that a second question about the same CT costs only its text.
+A :class:`Session` keeps what the model saw, so that a second question about the same CT costs only its text. The worker
+process keeps one between requests (``analyze_session``).
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ class Session:
         progress: Progress | None = None,
     ) -> None:
         self.case, self.loaded, self.options = case, loaded, options or AnalysisOptions()
+        self.began = time.perf_counter()
         self.timings: dict[str, float] = {}
-        self._progress = progress or (lambda stage, fraction: None)
+        self.progress = progress or (lambda stage, fraction: None)
         self.calibration = self._read_calibration()
         self.encode_text = TextEncoder(loaded, self.options.cache_folder)
         self._organs = list(loaded.config.organs)
@@ -154,7 +156,7 @@ class Session:
 
     @contextmanager
     def _stage(self, name: str, fraction: float) -> Iterator[None]:
-        self._progress(name, fraction)
+        self.progress(name, fraction)
         start = time.perf_counter()
         with _memory_errors():
             yield
@@ -168,6 +170,12 @@ class Session:
             return score_findings(
                 prompts, features, reasons, self.encode_text, self.loaded.model.temperature.item(), self.calibration
             )
+
+    def analysis_prompts(self) -> tuple[Prompt, ...]:
+        """What an analysis scores: the registry's findings, then the questions of the options."""
+        options, organs = self.options, self.loaded.config.organs
+        asked = (self.prompt(organ, text) for organ, text in options.prompts)
+        return (*registry_prompts(organs, options.finding_set, options.templates), *asked)
 
     def prompt(self, organ: str, text: str) -> Prompt:
         """A question in free words (see ``prompts.free_prompt``)."""
@@ -210,7 +218,7 @@ class Session:
 
     def _counted(self, windows: Iterable[WindowFeatures], total: int) -> Iterator[WindowFeatures]:
         for number, window in enumerate(windows, 1):
-            self._progress(f"heatmaps, shift {number} of {total}", 0.75)
+            self.progress(f"heatmaps, shift {number} of {total}", 0.75)
             yield window
 
 
@@ -223,11 +231,24 @@ def analyze(
         InputError, SegmentationError, ResourceError: see :class:`Session`; a prompt for an organ the model does not know.
     """
     options = options or AnalysisOptions()
-    start = time.perf_counter()
-    # questions first: a mistyped organ must not cost an encoded image
-    asked = [free_prompt(organ, text, loaded.config.organs, options.templates) for organ, text in options.prompts]
-    prompts = [*registry_prompts(loaded.config.organs, options.finding_set, options.templates), *asked]
-    session = Session(case, loaded, options, progress)
+    check_questions(options, loaded)
+    return analyze_session(Session(case, loaded, options, progress))
+
+
+def check_questions(options: AnalysisOptions, loaded: LoadedModel) -> None:
+    """Refuse a mistyped organ before it costs an encoded image. Raises InputError."""
+    for organ, text in options.prompts:
+        free_prompt(organ, text, loaded.config.organs, options.templates)
+
+
+def analyze_session(session: Session) -> AnalysisResult:
+    """Score, link and localize what ``session`` has encoded; it stays ready for more questions.
+
+    Raises:
+        InputError: a question is for an organ that the model does not know.
+    """
+    case, loaded, options = session.case, session.loaded, session.options
+    prompts = session.analysis_prompts()
     scores = session.score(prompts)
     chosen = _to_localize(prompts, scores, options.heatmaps)
     heatmaps = tuple(session.heatmap(prompt) for prompt in chosen)
@@ -238,7 +259,7 @@ def analyze(
         else:
             links = link(report, case.segmentation, loaded.config.organs)
         comparisons = compare_with_report(scores, report, loaded.config.organs, session.calibration)
-    timings = session.timings | {"analysis": time.perf_counter() - start}
+    timings = session.timings | {"analysis": time.perf_counter() - session.began}
     return AnalysisResult(
         case=case,
         report=report,
@@ -297,8 +318,8 @@ def _memory_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _is_allocation_failure(error):
             raise
         raise ResourceError(
-            "Not enough memory for the model on this device. Use --mode shared, --precision bf16 or --device cpu, "
-            "or close other programs."
+            "Not enough memory for the model on this device. Use the shared mode (--mode shared), bf16 (--precision bf16) "
+            "or the CPU (--device cpu), or close other programs."
         ) from error
 
 

@@ -48,7 +48,7 @@ def read_segmentation(path: Path, ct: Volume, *, version: int = 2, progress: Pro
         hashed = [path]
         if progress:
             progress(f"Read {what}", 1.0)
-    labels = _merge(maps, ct, what, warnings)
+    labels = merge_maps(maps, ct, what, warnings)
     all_names = anatomy.label_names()
     names = {label: all_names[label] for label in present_values(labels)}
     return Segmentation(labels, names, str(path), image_file.sha256_of(hashed), tuple(warnings))
@@ -62,7 +62,7 @@ def present_values(labels: np.ndarray) -> list[int]:
     return [int(value) for value in np.flatnonzero(counts) if value]
 
 
-def _merge(maps: Iterator[LabelMap], ct: Volume, what: str, warnings: list[str]) -> np.ndarray:
+def merge_maps(maps: Iterator[LabelMap], ct: Volume, what: str, warnings: list[str]) -> np.ndarray:
     """Put every label map on the CT's grid; where two meet, the later one stays."""
     merged = None
     given_mm3 = kept_mm3 = 0.0
@@ -99,10 +99,10 @@ def _read_image(path: Path, what: str, allow_layers: bool) -> tuple[np.ndarray, 
     guards.check_dimensions(what, header.size_ijk, components, SegmentationError, minimum=1)
     guards.check_geometry(what, header.ijk_to_ras, SegmentationError)
     guards.check_memory(what, int(np.prod(header.size_ijk)), 2 * header.bytes_per_voxel + 2)
-    return _as_labels(image_file.read_pixels(header, SegmentationError), what), header
+    return as_labels(image_file.read_pixels(header, SegmentationError), what), header
 
 
-def _as_labels(array: np.ndarray, what: str) -> np.ndarray:
+def as_labels(array: np.ndarray, what: str) -> np.ndarray:
     """Unsigned labels; SegmentationError for values that are none."""
     if array.dtype in (np.uint8, np.uint16):
         return array
@@ -115,7 +115,7 @@ def _as_labels(array: np.ndarray, what: str) -> np.ndarray:
     return array.astype(np.uint8 if high <= 255 else np.uint16)
 
 
-def _relabel(labels: np.ndarray, mapping: Mapping[int, int], values: Sequence[int]) -> np.ndarray:
+def relabel(labels: np.ndarray, mapping: Mapping[int, int], values: Sequence[int]) -> np.ndarray:
     """``labels``, which holds ``values``, with every value replaced by ``mapping`` (others by 0), as uint8."""
     if labels.dtype == np.uint8 and all(mapping.get(value) == value for value in values):
         return labels
@@ -137,7 +137,7 @@ def _read_label_file(path: Path, what: str, version: int, warnings: list[str]) -
     if not values:
         raise SegmentationError(f"{what} is empty: every voxel is 0. Run the segmentation again.")
     mapping = _value_mapping(header, values, version, warnings)
-    return [(_relabel(array, mapping, values), header.ijk_to_ras)]
+    return [(relabel(array, mapping, values), header.ijk_to_ras)]
 
 
 def _value_mapping(
@@ -213,7 +213,7 @@ def _slicer_layers(
         )
     for layer, mapping in sorted(mappings.items()):
         labels = np.ascontiguousarray(layers[..., layer])
-        yield _relabel(labels, mapping, present_values(labels))
+        yield relabel(labels, mapping, present_values(labels))
 
 
 # --- one mask per class ------------------------------------------------------------------------------------------

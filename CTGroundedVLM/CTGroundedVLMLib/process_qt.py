@@ -1,0 +1,154 @@
+"""Runs the worker by QProcess, and postpones calls by QTimer, for 3D Slicer. The only file beside the panel that uses Qt.
+
+Written to PythonQt's documented API, for Qt 5 and 6: no keyword arguments, signals by their signature. ``qt`` can be passed
+in, so that a test can run it on another binding.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .errors import DependencyError
+from .worker_runner import STOP_GRACE_S, kill_tree
+
+
+def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
+    """Slicer's Python: the launcher ``PythonSlicer``, or the interpreter that runs this.
+
+    Raises:
+        DependencyError: there is neither.
+    """
+    found = shutil.which("PythonSlicer")
+    if found:
+        return found
+    if Path(sys.executable or "").stem.lower().startswith("python"):
+        return sys.executable
+    raise DependencyError(
+        "PythonSlicer was not found on the PATH, so that the analysis cannot run in a process of its own. Start 3D Slicer by "
+        "its launcher (Slicer, not SlicerApp-real), or reinstall it."
+    )
+
+
+class QProcessRunner:
+    """A ``worker_runner.ProcessRunner`` on QProcess; events are delivered by Qt's event loop, or from within ``wait``.
+
+    Args:
+        environment: the environment to start from (``slicer.util.startupEnvironment()``); None for the present one.
+        qt: PythonQt's ``qt`` module.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, qt=None) -> None:
+        if qt is None:
+            import qt
+        self._qt = qt
+        self._environment = environment
+        self._process = None
+        self._ended = False
+        self._pending = {"out": b"", "log": b""}
+        self._callbacks: dict[str, Callable] = {}
+
+    def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        on_log: Callable[[str], None],
+        on_exit: Callable[[int], None],
+    ) -> None:
+        """See ProcessRunner."""
+        self._callbacks = {"out": on_line, "log": on_log, "exit": on_exit}
+        process = self._qt.QProcess()
+        self._process = process
+        process.setProcessEnvironment(self._processEnvironment(environment))
+        process.connect("readyReadStandardOutput()", self._readOutput)
+        process.connect("readyReadStandardError()", self._readLog)
+        process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        process.connect("errorOccurred(QProcess::ProcessError)", self._onError)
+        process.start(command[0], list(command[1:]))
+
+    def write(self, line: str) -> None:
+        """See ProcessRunner."""
+        if self._process is not None and not self._ended:
+            self._process.write(line.encode("utf-8") + b"\n")
+
+    def stop(self) -> None:
+        """See ProcessRunner."""
+        if self._process is None or self._ended:
+            return
+        # The worker takes it as the sign to end itself and its children: also where this process is only its launcher.
+        self._process.closeWriteChannel()
+        self._qt.QTimer.singleShot(int(1000 * STOP_GRACE_S), self._killIfRunning)
+
+    def wait(self, seconds: float) -> None:
+        """See ProcessRunner."""
+        if self._process is not None and not self._ended:
+            self._process.waitForReadyRead(int(1000 * seconds))
+
+    def _processEnvironment(self, additions: Mapping[str, str]):  # noqa: N802
+        if self._environment is None:
+            environment = self._qt.QProcessEnvironment.systemEnvironment()
+        else:
+            environment = self._qt.QProcessEnvironment()
+            for name, value in self._environment.items():
+                environment.insert(name, value)
+        for name, value in additions.items():
+            environment.insert(name, value)
+        return environment
+
+    def _readOutput(self) -> None:  # noqa: N802
+        self._deliver("out", bytes(self._process.readAllStandardOutput().data()))
+
+    def _readLog(self) -> None:  # noqa: N802
+        self._deliver("log", bytes(self._process.readAllStandardError().data()))
+
+    def _deliver(self, kind: str, data: bytes) -> None:
+        """Whole lines only: a chunk may end anywhere, also within a character."""
+        *lines, self._pending[kind] = (self._pending[kind] + data).split(b"\n")
+        for line in lines:
+            self._callbacks[kind](line.decode("utf-8", "replace").rstrip("\r"))
+
+    def _onFinished(self, exitCode, exitStatus) -> None:  # noqa: N802
+        crashed = exitStatus == self._qt.QProcess.CrashExit
+        self._end(-max(1, exitCode) if crashed else exitCode)
+
+    def _onError(self, error) -> None:  # noqa: N802
+        if error == self._qt.QProcess.FailedToStart:  # after any other error "finished" comes
+            self._callbacks["log"](f"The process cannot be started: {self._process.errorString()}")
+            self._end(127)
+
+    def _end(self, code: int) -> None:
+        if self._ended:
+            return
+        self._readOutput()
+        self._readLog()
+        for kind in ("out", "log"):
+            self._deliver(kind, b"\n" if self._pending[kind] else b"")
+        self._ended = True
+        self._callbacks["exit"](code)
+        self._qt.QTimer.singleShot(0, self._release)  # not now: this is called from within the QProcess
+
+    def _release(self) -> None:
+        """The connections to this object's methods hold it, and it holds the QProcess: let both go."""
+        process, self._process = self._process, None
+        process.deleteLater()
+
+    def _killIfRunning(self) -> None:  # noqa: N802
+        if not self._ended:
+            kill_tree(int(self._process.processId()))
+            self._process.kill()
+
+
+class QtScheduler:
+    """An ``analysis_job.Scheduler`` on Qt's event loop."""
+
+    def __init__(self, qt=None) -> None:
+        if qt is None:
+            import qt
+        self._qt = qt
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """See Scheduler."""
+        self._qt.QTimer.singleShot(0, function)

@@ -1,0 +1,189 @@
+"""The runner on QProcess, with PySide6's QProcess in place of PythonQt's: lines, ends and Qt's event loop."""
+
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+import light_worker
+from CTGroundedVLMLib import process_qt
+from CTGroundedVLMLib.errors import DependencyError
+from CTGroundedVLMLib.process_qt import QProcessRunner, QtScheduler, pythonProgram
+from CTGroundedVLMLib.worker_client import WorkerClient, WorkerError
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+QtCore = pytest.importorskip("PySide6.QtCore", reason="PySide6 is not installed: pip install PySide6-Essentials")
+QtWidgets = pytest.importorskip("PySide6.QtWidgets")
+
+LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+
+
+class ProcessByPythonQt(QtCore.QProcess):
+    """Signals by their signature, as PythonQt connects them; without a keyword."""
+
+    def connect(self, signature, function):
+        getattr(self, signature.partition("(")[0]).connect(function)
+
+
+QT = SimpleNamespace(QProcess=ProcessByPythonQt, QProcessEnvironment=QtCore.QProcessEnvironment, QTimer=QtCore.QTimer)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def application():
+    """A QApplication, not a QCoreApplication: the tests of widgets may share this process."""
+    return QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
+
+
+class Run:
+    """One process by QProcessRunner, and what it gave."""
+
+    def __init__(self, *command, **environment):
+        self.runner, self.lines, self.log, self.codes = QProcessRunner(qt=QT), [], [], []
+        self.runner.start(command, environment, self.lines.append, self.log.append, self.codes.append)
+
+    def until(self, condition, seconds=20.0):
+        """Let Qt's event loop run, as Slicer's does."""
+        end = time.monotonic() + seconds
+        while not condition(self):
+            assert time.monotonic() < end, (self.lines, self.log, self.codes)
+            QtCore.QCoreApplication.processEvents()
+            time.sleep(0.005)
+        return self
+
+
+def python(code):
+    return sys.executable, "-u", "-c", code
+
+
+def test_lines_arrive_whole_whatever_the_chunks_are():
+    """Half a line, half a character, and a last line without an end."""
+    code = """
+import os, time
+data = "first\\n肺の結節\\r\\nlast".encode()
+for part in (data[:3], data[3:8], data[8:10], data[10:]):
+    os.write(1, part); time.sleep(0.1)
+os.write(2, b"a note\\nanother")
+"""
+    run = Run(*python(code)).until(lambda run: run.codes)
+    assert run.lines == ["first", "肺の結節", "last"]
+    assert run.log == ["a note", "another"]
+    assert run.codes == [0]
+
+
+def test_what_is_written_arrives_and_the_environment_is_added_to_the_present_one():
+    code = "import os; print(input(), os.environ['ADDED'], len(os.environ['PATH']))"
+    run = Run(*python(code), ADDED="肺")
+    run.runner.write('{"text": "é"}')
+    run.until(lambda run: run.codes)
+    assert run.lines == [f'{{"text": "é"}} 肺 {len(os.environ["PATH"])}']
+
+
+def test_a_given_environment_takes_the_place_of_the_present_one():
+    lines, codes = [], []
+    runner = QProcessRunner({"ONLY": "this"}, QT)
+    code = "import os; print(os.environ.get('ONLY'), os.environ.get('HOME'), os.environ['ADDED'])"
+    runner.start(python(code), {"ADDED": "1"}, lines.append, print, codes.append)
+    while not codes:
+        runner.wait(0.1)
+    assert lines == ["this None 1"]
+
+
+def test_a_crash_gives_a_negative_code_and_an_exit_its_own():
+    assert Run(*python("import os; os.kill(os.getpid(), 9)")).until(lambda run: run.codes).codes == [-9]
+    assert Run(*python("raise SystemExit(3)")).until(lambda run: run.codes).codes == [3]
+
+
+def test_a_program_that_is_not_there_exits_with_127_and_is_logged():
+    run = Run("/nowhere/PythonSlicer", "-c", "").until(lambda run: run.codes)
+    assert run.codes == [127]
+    assert "cannot be started" in run.log[0]
+    run.runner.write("nothing happens")
+    run.runner.stop()
+    run.runner.wait(0.0)
+
+
+def test_stop_kills_a_process_that_does_not_end_with_its_input(monkeypatch):
+    monkeypatch.setattr(process_qt, "STOP_GRACE_S", 0.1)
+    code = "import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid); time.sleep(600)"
+    run = Run(*python(code)).until(lambda run: run.lines)
+    run.runner.stop()
+    run.until(lambda run: run.codes)
+    assert (
+        not psutil.pid_exists(int(run.lines[0])) or psutil.Process(int(run.lines[0])).status() == psutil.STATUS_ZOMBIE
+    )
+
+
+class LightQtRunner(QProcessRunner):
+    """The real worker process on light requests, by a launcher as PythonSlicer is one."""
+
+    def __init__(self):
+        super().__init__(qt=QT)
+
+    def start(self, command, *arguments):
+        super().start([command[0], "-c", LAUNCHER, command[0], light_worker.__file__], *arguments)
+
+
+def test_the_client_works_on_qts_event_loop_and_cancel_ends_launcher_worker_and_children():
+    client, progress, done, errors = WorkerClient(LightQtRunner), [], [], []
+
+    def turn_until(condition):
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, (progress, done, errors)
+            QtCore.QCoreApplication.processEvents()
+            time.sleep(0.005)
+
+    callbacks = {"on_progress": lambda *p: progress.append(p), "on_done": done.append, "on_error": errors.append}
+    client.request("echo", {"value": "肺"}, **callbacks)
+    turn_until(lambda: done)
+    assert done == ["肺"]
+    client.request("children", {}, **callbacks)
+    turn_until(lambda: len(progress) > 2)
+    pids = [client.pid, int(client._runner._process.processId()), *map(int, progress[-1][0].split())]
+    assert all(map(psutil.pid_exists, pids))
+    started = time.perf_counter()
+    client.cancel()
+    assert time.perf_counter() - started < 0.05
+    turn_until(lambda: not any(map(running, pids)))
+    client.request("crash", {}, **callbacks)
+    turn_until(lambda: errors)
+    assert type(errors[0]) is WorkerError
+    client.request("echo", {"value": 2}, **callbacks)
+    client.wait(20)  # blocking, as in Slicer's console: no event loop runs
+    assert done == ["肺", 2]
+    client.close()
+
+
+def running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_scheduled_call_comes_when_the_event_loop_runs_and_not_before():
+    calls = []
+    QtScheduler(QT).call_soon(lambda: calls.append(1))
+    assert calls == []
+    end = time.monotonic() + 5
+    while not calls and time.monotonic() < end:
+        QtCore.QCoreApplication.processEvents()
+    assert calls == [1]
+
+
+def test_slicers_python_is_its_launcher_on_the_path(tmp_path, monkeypatch):
+    launcher = tmp_path / "PythonSlicer"
+    launcher.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert pythonProgram() == str(launcher)
+
+
+def test_without_a_launcher_it_is_the_running_python_unless_that_is_slicer(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert pythonProgram() == sys.executable
+    monkeypatch.setattr(sys, "executable", "/opt/Slicer/bin/SlicerApp-real")
+    with pytest.raises(DependencyError, match="PythonSlicer was not found on the PATH"):
+        pythonProgram()
