@@ -1,0 +1,241 @@
+"""Surfaces of single segments in 3D: in their own colour, by probability, or painted with a heatmap's evidence.
+
+They are model nodes of this extension. A closed surface representation of the segmentation itself would be made of all of
+its segments at once, which takes minutes for a whole body. A hidden surface stays in the scene, so that showing it again is
+instant; it is made anew when its segment was edited. Surfaces are not saved with the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from .display_colours import Evidence, evidence_colours, evidence_range, probability_colour, probability_colours
+from .display_former import forget, remember, remembered
+from .display_heatmap import evidence_limit, ras_to_ijk
+from .display_legend import add_legend, remove_legends
+from .display_segment_surface import segment_surface
+
+_SEGMENT, _SEGMENTATION, _MADE_OF = "CTGroundedVLM.Segment", "CTGroundedVLM.Segmentation", "CTGroundedVLM.MadeOf"
+_KEY = "Surfaces"
+_EVIDENCE = "evidence"
+_DEPTHS_MM = np.arange(1.0, 21.0, 2.0)  # below the surface, where evidence is looked for
+
+
+def show_surfaces(
+    segmentation_node: slicer.vtkMRMLSegmentationNode | None,
+    segment_ids: Iterable[str],
+    *,
+    probabilities: Mapping[str, float | None] | None = None,
+    title: str = "Probability",
+) -> list[slicer.vtkMRMLModelNode]:
+    """Show the surfaces of these segments in 3D and hide those shown before.
+
+    A surface that is not kept yet takes 0.03 to 0.1 s, also on a CT of 512 x 512 x 400 voxels.
+
+    Args:
+        segment_ids: those that the segmentation does not have are passed over.
+        probabilities: segment id -> 0..1 or None: colours by score, with a legend of that ``title``; else own colours.
+
+    Raises:
+        SegmentationError: Slicer cannot make a surface.
+    """
+    models = _prepare(segmentation_node, segment_ids)
+    for segment_id, model in models.items():
+        display = model.GetDisplayNode()
+        display.SetScalarVisibility(False)
+        if probabilities is None:
+            display.SetColor(segmentation_node.GetDisplayNode().GetSegmentColor(segment_id))
+        else:
+            display.SetColor(probability_colour(probabilities.get(segment_id)))
+            display.SetAndObserveColorNodeID(probability_colours(model.GetScene()).GetID())
+            _set_range(display, (0.0, 1.0))
+        display.SetVisibility(True)
+    if probabilities is not None and models:
+        add_legend(next(iter(models.values())).GetDisplayNode(), title, "%.2f", three_d=True)
+    return list(models.values())
+
+
+def paint_evidence(
+    segmentation_node: slicer.vtkMRMLSegmentationNode | None,
+    segment_ids: Iterable[str],
+    heatmap_node: slicer.vtkMRMLScalarVolumeNode,
+    *,
+    evidence: Evidence = "for",
+    title: str = "",
+) -> list[slicer.vtkMRMLModelNode]:
+    """Show the surfaces of these segments in 3D, coloured by the heatmap's evidence below each point of the surface.
+
+    A point shows the strongest value within 20 mm below it, so that evidence inside the organ is seen from outside.
+
+    Raises:
+        InputError: the heatmap holds no image, or ``evidence`` is not known.
+        SegmentationError: Slicer cannot make a surface.
+    """
+    low_high = evidence_range(evidence, evidence_limit(heatmap_node, evidence))
+    models = _prepare(segmentation_node, segment_ids)
+    for model in models.values():
+        _put_evidence(model, heatmap_node, evidence)
+        display = model.GetDisplayNode()
+        display.SetActiveScalar(_EVIDENCE, vtk.vtkAssignAttribute.POINT_DATA)
+        display.SetAndObserveColorNodeID(evidence_colours(model.GetScene(), evidence, opaque=True).GetID())
+        _set_range(display, low_high)
+        display.SetScalarVisibility(True)
+        display.SetVisibility(True)
+    if models:
+        first = next(iter(models.values())).GetDisplayNode()
+        add_legend(first, title or heatmap_node.GetName(), "%.2g", three_d=True)
+    return list(models.values())
+
+
+def hide_surfaces(
+    scene: slicer.vtkMRMLScene | None, segmentation_node: slicer.vtkMRMLSegmentationNode | None = None
+) -> None:
+    """Hide the surfaces (of one segmentation, or all) and show in 3D again what they covered.
+
+    Surfaces whose segmentation has gone are removed.
+    """
+    if scene is None:
+        return
+    for model in _surfaces(scene):
+        owner = model.GetNodeReference(_SEGMENTATION)
+        if owner is None:
+            _remove(model)
+        elif segmentation_node in (None, owner):
+            remove_legends(model)
+            model.GetDisplayNode().SetVisibility(False)
+    for owner in slicer.util.getNodesByClass("vtkMRMLSegmentationNode", scene):
+        if segmentation_node in (None, owner):
+            _uncover(owner)
+
+
+def remove_surfaces(
+    scene: slicer.vtkMRMLScene | None, segmentation_node: slicer.vtkMRMLSegmentationNode | None = None
+) -> None:
+    """Hide the surfaces (of one segmentation, or all) and take them out of the scene."""
+    hide_surfaces(scene, segmentation_node)
+    for model in _surfaces(scene) if scene is not None else []:
+        if segmentation_node in (None, model.GetNodeReference(_SEGMENTATION)):
+            _remove(model)
+
+
+def _surfaces(scene) -> list[slicer.vtkMRMLModelNode]:
+    models = slicer.util.getNodesByClass("vtkMRMLModelNode", scene)
+    return [model for model in models if model.GetAttribute(_SEGMENT) is not None]
+
+
+def _remove(model) -> None:
+    remove_legends(model)
+    scene = model.GetScene()
+    scene.RemoveNode(model.GetDisplayNode())
+    scene.RemoveNode(model)
+
+
+def _prepare(segmentation_node, segment_ids: Iterable[str]) -> dict[str, slicer.vtkMRMLModelNode]:
+    """Segment id -> its model, hidden still; all other surfaces are hidden."""
+    if segmentation_node is None or segmentation_node.GetScene() is None:
+        return {}
+    hide_surfaces(segmentation_node.GetScene())
+    segmentation = segmentation_node.GetSegmentation()
+    ids = [segment_id for segment_id in dict.fromkeys(segment_ids) if segmentation.GetSegment(segment_id)]
+    models = {segment_id: _surface(segmentation_node, segment_id) for segment_id in ids}
+    _cover(segmentation_node, ids)
+    return models
+
+
+def _cover(segmentation_node, ids: list[str]) -> None:
+    """Hide the segmentation's own surfaces where ours lie in the same place."""
+    display = segmentation_node.GetDisplayNode()
+    remember(display, _KEY, {segment_id: display.GetSegmentVisibility3D(segment_id) for segment_id in ids})
+    for segment_id in ids:
+        display.SetSegmentVisibility3D(segment_id, False)
+
+
+def _uncover(segmentation_node) -> None:
+    display = segmentation_node.GetDisplayNode()
+    former = remembered(display, _KEY) if display else None
+    for segment_id, visible in (former or {}).items():
+        if segmentation_node.GetSegmentation().GetSegment(segment_id):
+            display.SetSegmentVisibility3D(segment_id, visible)
+    if display:
+        forget(display, _KEY)
+
+
+def _surface(segmentation_node, segment_id: str) -> slicer.vtkMRMLModelNode:
+    """The segment's model: the one in the scene if it still fits the segment, else a new one."""
+    made_of = _version(segmentation_node, segment_id)
+    for model in _surfaces(segmentation_node.GetScene()):
+        if model.GetAttribute(_SEGMENT) == segment_id and model.GetNodeReference(_SEGMENTATION) is segmentation_node:
+            if model.GetAttribute(_MADE_OF) == made_of:
+                model.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
+                return model
+            _remove(model)
+    return _new_model(segmentation_node, segment_id, made_of)
+
+
+def _version(segmentation_node, segment_id: str) -> str:
+    """Changes with every edit of the segment's voxels (or of one that shares its layer)."""
+    segmentation = segmentation_node.GetSegmentation()
+    source = segmentation.GetSegment(segment_id).GetRepresentation(segmentation.GetSourceRepresentationName())
+    return str(source.GetMTime()) if source is not None else ""
+
+
+def _new_model(segmentation_node, segment_id: str, made_of: str) -> slicer.vtkMRMLModelNode:
+    surface = segment_surface(segmentation_node, segment_id)
+    name = segmentation_node.GetSegmentation().GetSegment(segment_id).GetName()
+    scene = segmentation_node.GetScene()
+    model = slicer.vtkMRMLModelNode()
+    model.SetName(f"{name} surface")
+    model.SetHideFromEditors(True)
+    model.SetSaveWithScene(False)
+    model.SetAttribute(_SEGMENT, segment_id)
+    model.SetAttribute(_MADE_OF, made_of)
+    model.SetAndObservePolyData(surface)
+    scene.AddNode(model)
+    model.SetNodeReferenceID(_SEGMENTATION, segmentation_node.GetID())
+    model.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
+    model.CreateDefaultDisplayNodes()
+    display = model.GetDisplayNode()
+    display.SetSaveWithScene(False)
+    display.SetVisibility(False)
+    display.SetVisibility2D(False)
+    return model
+
+
+def _set_range(display, low_high: tuple[float, float]) -> None:
+    display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
+    display.SetScalarRange(*low_high)
+
+
+def _put_evidence(model, heatmap_node, evidence: Evidence) -> None:
+    """Add the point array: for each point, the strongest value of the wanted sign below it; 0 outside the heatmap."""
+    surface = model.GetPolyData()
+    if surface.GetNumberOfPoints() == 0:
+        return
+    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
+    inward = -vtk_to_numpy(surface.GetPointData().GetNormals()).astype(np.float64)
+    to_ijk = ras_to_ijk(heatmap_node, model)
+    values_kji = np.nan_to_num(slicer.util.arrayFromVolume(heatmap_node))
+    strongest = np.zeros(len(points), np.float32)
+    for depth in _DEPTHS_MM:
+        found = _nearest(values_kji, to_ijk, points + depth * inward)
+        found = {"for": np.maximum(found, 0), "against": np.minimum(found, 0), "both": found}[evidence]
+        np.copyto(strongest, found, where=np.abs(found) > np.abs(strongest))
+    array = numpy_to_vtk(strongest, deep=True)
+    array.SetName(_EVIDENCE)
+    surface.GetPointData().AddArray(array)
+    model.SetAndObservePolyData(surface)
+
+
+def _nearest(values_kji: np.ndarray, to_ijk: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values (N,) of the voxels that hold the points (N, 3); 0 outside."""
+    kji = np.rint(points @ to_ijk[:3, :3].T + to_ijk[:3, 3]).astype(int)[:, ::-1]
+    inside = ((kji >= 0) & (kji < values_kji.shape)).all(axis=1)
+    values = np.zeros(len(points), np.float32)
+    values[inside] = values_kji[tuple(kji[inside].T)]
+    return values
