@@ -57,7 +57,7 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     p.add_argument("ct", type=Path, metavar="CT", help="NIfTI, NRRD or MHA file, or a DICOM folder")
     p.add_argument("--segmentation", type=Path, metavar="S", help="multi-label file, .seg.nrrd, or a TotalSegmentator "
                    "output folder; without it, TotalSegmentator is run")  # fmt: skip
-    p.add_argument("--report", type=Path, metavar="R.txt", help="the radiology report as text")
+    p.add_argument("--report", type=Path, metavar="R", help="the radiology report: a text file or a DICOM SR")
     p.add_argument("--model", metavar="M", help='a model folder, the name of an installed model, or "untrained"')
     p.add_argument("--output", type=Path, metavar="DIR", help="where to write; default: NAME-analysis in this folder")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -95,7 +95,8 @@ def _options(arguments: argparse.Namespace) -> AnalysisOptions:
 
 def _read_inputs(arguments: argparse.Namespace, reporter: Reporter):
     """The case, or its CT and report where TotalSegmentator has to make the mask first."""
-    from .volume_io import load_case, read_ct, read_report
+    from .report_sources import read_report
+    from .volume_io import load_case, read_ct
 
     reporter.stage("read input", 0.0)
     if arguments.segmentation is not None:
@@ -180,9 +181,9 @@ def sample(arguments: argparse.Namespace) -> None:
 
 def list_models(arguments: argparse.Namespace) -> None:
     """``ctgvlm models list``."""
-    from .model.find import installed_models
+    from .model.header import readable_models
 
-    models = installed_models()
+    models = readable_models(models_folder())
     print(f"Models folder: {models_folder()}")
     for name, header in models.items():
         organs = ", ".join(header["model"]["organs"])

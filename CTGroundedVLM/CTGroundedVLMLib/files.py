@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
+from .folders import cache_folder, models_folder
+
+__all__ = ["atomic_path", "cache_folder", "models_folder", "sha256_of", "share"]
 
 _UMASK = os.umask(0o022)  # it can only be read by setting it, for the whole process: once, before there are threads
 os.umask(_UMASK)
@@ -38,14 +40,3 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def share(path: Path) -> None:
     """Give a file the mode that a new file has."""
     path.chmod(0o666 & ~_UMASK)
-
-
-def cache_folder() -> Path:
-    """Where caches lie: ``CTGVLM_CACHE_DIR``, or the system's cache folder."""
-    return Path(os.environ.get("CTGVLM_CACHE_DIR") or platformdirs.user_cache_dir("ctgvlm", appauthor=False))
-
-
-def models_folder() -> Path:
-    """Where named models lie: ``CTGVLM_MODELS_DIR``, or the system's data folder."""
-    default = Path(platformdirs.user_data_dir("ctgvlm", appauthor=False)) / "models"
-    return Path(os.environ.get("CTGVLM_MODELS_DIR") or default)

@@ -13,13 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from . import guards, image_file
-from .errors import OutputError, ReportError, VolumeError
+from .errors import OutputError, VolumeError
 from .image_file import Progress
+from .report_sources import read_report
 from .segmentation_io import read_segmentation
 from .types import CTCase, Segmentation, Volume
 from .volume_dicom import is_dicom_file, read_dicom_ct
 
-REPORT_LIMIT_BYTES = 1_000_000
 GENERIC_NAMES = frozenset({"ct", "image", "volume"})
 
 
@@ -85,38 +85,6 @@ def _display_name(path: Path) -> str:
     stem = image_file.stem(path)
     folder = path.resolve().parent.name
     return f"{folder}/{stem}" if stem.lower() in GENERIC_NAMES and folder else stem
-
-
-def read_report(path: Path) -> str:
-    """Read a report: UTF-8 (with or without a byte order mark), UTF-16 with one, else cp1252 or Latin-1."""
-    path = Path(path)
-    what = f"Report {path.name or path}"
-    if path.is_dir():
-        raise ReportError(f"{what} is a folder; a text file is expected. Give the report's file inside it.")
-    if not path.is_file():
-        raise ReportError(f"{what} does not exist: {path.absolute()}. Check the path.")
-    size = path.stat().st_size
-    if size > REPORT_LIMIT_BYTES:
-        raise ReportError(
-            f"{what} has {size:,} bytes; at most {REPORT_LIMIT_BYTES:,} are expected. Give the report's text alone."
-        )
-    data = path.read_bytes()
-    text = _decode(data)
-    if not text.strip():
-        raise ReportError(f"{what} is empty. Give a file with the report's text, or leave the report out.")
-    if "\0" in text or data.startswith((b"%PDF", b"PK\x03\x04", b"{\\rtf")):
-        raise ReportError(f"{what} is not plain text. Save it as a .txt file in UTF-8.")
-    return text
-
-
-def _decode(data: bytes) -> str:
-    unicode = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    for encoding in (unicode, "cp1252", "latin-1"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 decodes every byte")
 
 
 def write_label_map(segmentation: Segmentation, ct: Volume, path: Path) -> None:

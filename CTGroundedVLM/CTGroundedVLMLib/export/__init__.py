@@ -11,11 +11,8 @@ from pathlib import Path
 
 from ..types import AnalysisResult
 from .folder import check_output, install, output_error, staging
-from .heatmaps import write_heatmap
-from .html import page_html
-from .pictures import Scene, draw_planned, encode
-from .plan import FINDINGS, LINKS, PAGE, RESULTS, ExportPlan, make_plan
-from .tables import findings_csv, links_csv, results_document, results_json
+from .plan import FINDINGS, LINKS, PAGE, RESULTS, make_plan
+from .tables import results_document
 
 __all__ = ["check_output", "result_record", "write_result"]
 
@@ -44,11 +41,13 @@ def write_result(
     Raises:
         OutputError: the folder cannot be used, or the disk is full; what was there before is there still.
     """
+    from .content import write_all  # matplotlib and SimpleITK: whoever wants a record only (Slicer) does without them
+
     check_output(output)
     plan = make_plan(result, heatmap_files=heatmap_files, pictures=pictures)
     with staging(output) as folder:
         try:
-            _write_all(plan, folder, progress or (lambda text, fraction: None))
+            write_all(plan, folder, progress or (lambda text, fraction: None))
             install(folder, output, plan.files)
         except OSError as error:
             raise output_error(output, error) from error
@@ -60,30 +59,3 @@ def write_result(
 def result_record(result: AnalysisResult) -> dict[str, object]:
     """The content of ``results.json`` where nothing is written: without files, pictures and names of heat map files."""
     return results_document(make_plan(result, heatmap_files=False, pictures=False)) | {"files": []}
-
-
-def _write_all(plan: ExportPlan, folder: Path, progress: Progress) -> None:
-    for name in {f.rpartition("/")[0] for f in plan.files} - {""}:
-        (folder / name).mkdir()
-    steps = sum(f is not None for f in plan.heatmap_files) + len(plan.pictures) + 1
-    done = 0
-    for heatmap, file in zip(plan.result.heatmaps, plan.heatmap_files, strict=True):
-        if file is not None:
-            progress(f"Writing {file}", done / steps)
-            write_heatmap(heatmap, plan.result.case.ct.ijk_to_ras, folder / file)
-            done += 1
-    embedded = []
-    scene = Scene.of(plan)
-    for picture in plan.pictures:
-        progress(f"Drawing {picture.file}", done / steps)
-        pixels = draw_planned(scene, plan, picture)
-        (folder / picture.file).write_bytes(encode(pixels, "png"))
-        embedded.append(encode(pixels, "webp"))
-        done += 1
-    progress("Writing the tables and the page", done / steps)
-    document = results_document(plan)
-    (folder / FINDINGS).write_bytes(findings_csv(plan))
-    (folder / LINKS).write_bytes(links_csv(plan))
-    (folder / PAGE).write_bytes(page_html(plan, document, embedded))
-    (folder / RESULTS).write_bytes(results_json(document))
-    progress("Done", 1.0)

@@ -16,7 +16,7 @@ def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:
     """Write the whole grid as float32 NIfTI; what is not a finite number is written as 0.
 
     Args:
-        ijk_to_ras: (4, 4) of the CT; NIfTI through ITK holds rotations and mirrors, not shears (see ``is_sheared``).
+        ijk_to_ras: (4, 4) of the CT; NIfTI through ITK holds rotations and mirrors, not shears (see ``plan.is_sheared``).
         path: ends in ``.nii.gz``.
 
     Raises:
@@ -29,10 +29,3 @@ def write_heatmap(heatmap: Heatmap, ijk_to_ras: np.ndarray, path: Path) -> None:
         SimpleITK.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:  # SimpleITK's only exception: it does not say whether the disk is full
         raise OSError(f"{path.name} could not be written (is the disk full?): {error}") from error
-
-
-def is_sheared(ijk_to_ras: np.ndarray) -> bool:
-    """Whether the grid's axes are not at right angles (to 0.001), as after an uncorrected gantry tilt."""
-    matrix = np.asarray(ijk_to_ras, float)[:3, :3]
-    directions = matrix / np.linalg.norm(matrix, axis=0)
-    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3)

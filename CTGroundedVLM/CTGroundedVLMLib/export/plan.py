@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from ..types import AnalysisResult, FindingScore, OrganInfo, ReportComparison
-from .heatmaps import is_sheared
 from .labels import anatomical, finite, score_reason, slug, unique
 
 RESULTS, FINDINGS, LINKS, PAGE = "results.json", "findings.csv", "links.csv", "index.html"
@@ -133,3 +132,10 @@ def probability_words(score: FindingScore | None) -> str:
     if probability is None:
         return f"not scored: {score_reason(score)}"
     return f"probability {probability:.2f} ({'calibrated' if score.calibrated else 'not calibrated'})"
+
+
+def is_sheared(ijk_to_ras: np.ndarray) -> bool:
+    """Whether the grid's axes are not at right angles (to 0.001), as after an uncorrected gantry tilt."""
+    matrix = np.asarray(ijk_to_ras, float)[:3, :3]
+    directions = matrix / np.linalg.norm(matrix, axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3)

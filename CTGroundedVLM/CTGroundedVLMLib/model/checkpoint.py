@@ -27,14 +27,9 @@ from ..files import sha256_of, share
 from ..types import ModelIdentity
 from .config import ModelConfig
 from .fvlm import FVLM
+from .header import CONFIG, FORMAT, FORMAT_VERSION, WEIGHTS, notice_of, read_header
 from .tokenizer import TOKENIZER_FILES, load_tokenizer
 
-FORMAT, FORMAT_VERSION = "ctgvlm-model", 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-UNTRAINED_NOTICE = (
-    "UNTRAINED MODEL: random weights. "
-    "Every probability and heatmap is meaningless and shows only that the software runs."
-)
 # BERT always has a token-type embedding; ours is zero and is not stored (see text.py)
 NOT_STORED = ("text.bert.embeddings.token_type_embeddings.weight",)
 
@@ -122,7 +117,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> LoadedM
         name=header["name"],
         sha256=_identity_hash(folder, header),
         trained=header["trained"],
-        notice=header.get("notice") or ("" if header["trained"] else UNTRAINED_NOTICE),
+        notice=notice_of(header),
         license=header.get("license", ""),
     )
     tokenizer = load_tokenizer(folder)
@@ -137,30 +132,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int, s
             f"The tokenizer of {source} has {len(tokenizer)} tokens, the model only {vocabulary_size}. "
             "Use the tokenizer that the model was trained with."
         )
-
-
-def read_header(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint directory, checked for format and version."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} is no model folder: it holds no {CONFIG}. Expected a folder made by this software, "
-            'for example with "ctgvlm models import-fvlm".'
-        )
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        version = header["format_version"] if header["format"] == FORMAT else None
-        complete = isinstance(header.get("name"), str) and isinstance(header.get("trained"), bool)
-        complete = complete and isinstance(header.get("model", {}).get("organs"), dict)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is no configuration of this software ({error}).") from error
-    if version != FORMAT_VERSION:
-        raise ModelError(f"{path} has format version {version}; this software reads version {FORMAT_VERSION}.")
-    if not complete:
-        raise ModelError(
-            f'{path}: expected "name" (text), "trained" (true or false) and "model" with "organs". Copy it again.'
-        )
-    return header
 
 
 def check_state(state: dict[str, torch.Tensor], model: FVLM, source: str) -> None:

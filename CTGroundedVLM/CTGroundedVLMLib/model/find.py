@@ -8,10 +8,10 @@ import torch
 
 from ..errors import ModelError
 from ..files import models_folder
-from .checkpoint import CONFIG, LoadedModel, load_checkpoint, read_header
+from .checkpoint import LoadedModel, load_checkpoint
+from .header import UNTRAINED, readable_models
 from .untrained import untrained_model
 
-UNTRAINED = "untrained"
 HOW_TO_GET = """How to get a model:
   1. fVLM's released CT-RATE weights (lung, heart, esophagus, aorta): download checkpoint_10.pth by the link in the README of
      alibaba-damo-academy/fvlm, and the tokenizer files of microsoft/BiomedVLP-CXR-BERT-specialized, then run
@@ -31,21 +31,8 @@ def find_model(name: str | None, device: torch.device | str = "cpu") -> LoadedMo
     return load_checkpoint(_folder(name), device)
 
 
-def installed_models() -> dict[str, dict]:
-    """Name -> header of every readable model in the models folder."""
-    folder = models_folder()
-    found = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
-    models = {}
-    for path in found:
-        try:
-            models[path.name] = read_header(path)
-        except ModelError:
-            continue  # another program's folder: not ours to complain about
-    return models
-
-
 def _folder(name: str | None) -> Path:
-    installed = installed_models()
+    installed = readable_models(models_folder())
     help_text = HOW_TO_GET.format(folder=models_folder())
     if name is None:
         if len(installed) == 1:

@@ -11,9 +11,10 @@ from transformers import BertTokenizerFast
 
 from ..anatomy import findings, segment_classes
 from ..types import ModelIdentity
-from .checkpoint import UNTRAINED_NOTICE, LoadedModel, materialize
+from .checkpoint import LoadedModel, materialize
 from .config import ModelConfig, fvlm_config
 from .fvlm import FVLM
+from .header import UNTRAINED, UNTRAINED_NOTICE, UNTRAINED_ORGANS
 
 
 def untrained_model(config: ModelConfig | None = None, device: torch.device | str = "cpu") -> LoadedModel:
@@ -21,13 +22,13 @@ def untrained_model(config: ModelConfig | None = None, device: torch.device | st
 
     Without a configuration: the full architecture with the 36 organs of fVLM's paper, so that any CT shows something.
     """
-    config = config or fvlm_config("anatomy36")
+    config = config or fvlm_config(UNTRAINED_ORGANS)
     with torch.device("meta"):
         model = FVLM(config)
     for name, parameter in model.state_dict().items():
         _assign(model, name, _random_tensor(name, parameter.shape, config))
     materialize(model)
-    identity = ModelIdentity("untrained", "none: random weights", trained=False, notice=UNTRAINED_NOTICE)
+    identity = ModelIdentity(UNTRAINED, "none: random weights", trained=False, notice=UNTRAINED_NOTICE)
     return LoadedModel(model.eval().to(device), registry_tokenizer(), identity)
 
 

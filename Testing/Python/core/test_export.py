@@ -13,6 +13,7 @@ import SimpleITK
 from CTGroundedVLMLib import export
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.export import check_output, result_record, write_result
+from CTGroundedVLMLib.export import content as content_module
 from CTGroundedVLMLib.export import folder as export_folder
 from CTGroundedVLMLib.export.heatmaps import write_heatmap
 from export_cases import a_result
@@ -46,7 +47,7 @@ def written(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch):
     """These tests look at files, not into pictures (test_export_pictures.py does)."""
-    monkeypatch.setattr(export, "draw_planned", lambda *args: np.zeros((10, 10, 3), np.uint8))
+    monkeypatch.setattr(content_module, "draw_planned", lambda *args: np.zeros((10, 10, 3), np.uint8))
 
 
 def test_all_files_are_written_and_listed(written):
@@ -172,7 +173,7 @@ def test_a_failure_midway_leaves_the_former_result_and_nothing_else(tmp_path, mo
     write_result(a_result(), output, pictures=False)
     (output / "my notes.txt").write_text("keep")
     before = content(tmp_path)
-    monkeypatch.setattr(export, stage, failure)
+    monkeypatch.setattr(export if stage == "install" else content_module, stage, failure)
     with pytest.raises(error) as raised:
         write_result(a_result(trained=False), output)
     assert content(tmp_path) == before
@@ -229,7 +230,7 @@ def test_former_files_that_cannot_be_moved_back_are_kept_and_named(tmp_path, mon
 
 
 def test_a_failure_in_a_new_place_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "page_html", disk_full)
+    monkeypatch.setattr(content_module, "page_html", disk_full)
     with pytest.raises(OutputError):
         write_result(a_result(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

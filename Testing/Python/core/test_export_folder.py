@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from CTGroundedVLMLib import export
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.export import check_output, write_result
+from CTGroundedVLMLib.export import content as content_module
 from export_cases import a_result
 
 
@@ -21,7 +21,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch):
     """These tests look at folders, not into pictures (test_export_pictures.py does)."""
-    monkeypatch.setattr(export, "draw_planned", lambda *args: np.zeros((10, 10, 3), np.uint8))
+    monkeypatch.setattr(content_module, "draw_planned", lambda *args: np.zeros((10, 10, 3), np.uint8))
 
 
 def refused(output: Path, *words: str) -> None:

@@ -21,7 +21,8 @@ from CTGroundedVLMLib.model.config import (
     debug_config,
     fvlm_config,
 )
-from CTGroundedVLMLib.model.find import find_model, installed_models
+from CTGroundedVLMLib.model.find import find_model
+from CTGroundedVLMLib.model.header import readable_models
 from CTGroundedVLMLib.model.pooling import OrganPooling
 from CTGroundedVLMLib.model.text_cache import TextEncoder
 from CTGroundedVLMLib.model.tokenizer import tokenize
@@ -358,7 +359,7 @@ def test_without_a_model_the_message_says_how_to_get_one(tmp_path, monkeypatch):
 def test_an_installed_model_is_found_by_name_and_alone_without_one(small, tmp_path, monkeypatch):
     monkeypatch.setenv("CTGVLM_MODELS_DIR", str(tmp_path))
     save_checkpoint(tmp_path / "mine", small.model, small.tokenizer, name="mine", trained=True)
-    assert list(installed_models()) == ["mine"]
+    assert list(readable_models(tmp_path)) == ["mine"]
     assert find_model("mine").identity.name == find_model(None).identity.name == "mine"
     shutil.copytree(tmp_path / "mine", tmp_path / "second")
     with pytest.raises(ModelError, match="mine, second"):

@@ -3,7 +3,7 @@
 import pytest
 
 from CTGroundedVLMLib.errors import ReportError
-from CTGroundedVLMLib.volume_io import read_report
+from CTGroundedVLMLib.report_sources import read_report
 
 REPORT = "FINDINGS: Ödem – no effusion.\nIMPRESSION: Stable.\n"
 
@@ -51,5 +51,5 @@ def test_a_missing_report_is_named(tmp_path):
 def test_a_folder_is_no_report(tmp_path):
     with pytest.raises(ReportError) as caught:
         read_report(tmp_path)
-    assert str(caught.value).startswith(f"Report {tmp_path.name} is a folder; a text file is expected")
+    assert str(caught.value).startswith(f"Report {tmp_path.name} is a folder; a file is expected")
     assert "does not exist" not in str(caught.value)
