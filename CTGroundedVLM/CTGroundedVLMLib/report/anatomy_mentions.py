@@ -5,18 +5,18 @@ from __future__ import annotations
 from itertools import pairwise
 
 from .ellipsis import elliptic_sites
+from .homonyms import is_part_of_other_organ, settle_homonyms
 from .implied_anatomy import follow_side, implied_sites
 from .laterality import free_sides, mention_structure, side_of
-from .levels import Numbered, find_levels, find_liver_segments, find_ribs, number_of
+from .levels import Numbered, find_duodenum, find_levels, find_liver_segments, find_ribs, number_of
 from .lexicon import LEVELS, SIDES, FindingTerm, Mention, Stem, Structure
 from .lymph_nodes import landmarks
-from .sentence_tokens import TokenizedSentence
+from .sentence_tokens import HEAD_REACH, TokenizedSentence, head_places
 from .sites import Site, gap_between
 
 _LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitium"})
 _LOBES = frozenset({"upper lobe", "lower lobe", "bases"})
 _WHOLE_SPINE = len(LEVELS)
-_HEAD_REACH = 8  # tokens between a stem and its head noun
 _PARTS_OF_LUNG = frozenset({"bronchus", "interstitium"})
 _VESSELS = frozenset({"vein", "artery", "vessel"})
 _SPINE_REGIONS = {"cervical spine": "C", "thoracic spine": "T", "lumbar spine": "L"}
@@ -27,6 +27,7 @@ def find_sites(sentence: TokenizedSentence) -> list[Site]:
     stations = landmarks(sentence)
     sites = [s for s in _named(sentence) + _inside_findings(sentence) if s.first not in stations]
     sites = sorted(sites, key=lambda site: site.first)
+    settle_homonyms(sentence, sites)
     _combine(sentence, sites)
     sites = _add_numbered(sentence, sites)
     _narrow_label(sentence, sites)
@@ -41,29 +42,48 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
     sites: list[Site] = []
     taken: set[int] = set()
     for mention in sentence.mentions:
-        if mention.first in taken:
+        if mention.first in taken or mention.kinds.keys().isdisjoint(("anatomy", "stem")):
             continue
         adjectival = False
-        if _names_collaterals(sentence, mention):
+        if _names_collaterals(sentence, mention) or is_part_of_other_organ(sentence, mention):
             continue
         if "stem" not in mention.kinds and "anatomy" in mention.kinds:
             structure, adjectival = mention.kinds["anatomy"]
             if adjectival:
-                structure = _vessel_of_list(sentence, mention) or structure
+                structure = _noun_of_list(sentence, mention) or structure
             elif structure.id in _PARTS_OF_LUNG:
                 adjectival = _is_modifier(sentence, mention)
-        elif "stem" in mention.kinds:
+        else:
             structure, head = _resolve_stem(sentence, mention)
             if head is not None and (owner := sentence.owner[head]) is not None and "anatomy" in owner.kinds:
                 named = mention_structure(owner)
                 if structure is not None and named is not None and named.family == structure.family:
                     taken.add(owner.first)
             adjectival = True
-        else:
-            continue
         if structure is not None:
             sites.append(_site(sentence, structure, mention, adjectival))
+            sites += _accompanying_vessel(sentence, mention, sites[-1])
     return sites
+
+
+def _accompanying_vessel(sentence: TokenizedSentence, mention: Mention, site: Site) -> list[Site]:
+    """ "Vein" in "left external iliac artery and vein", "superior mesenteric artery and vein": of the same name."""
+    lemmas, last = sentence.lemmas, mention.last
+    if "stem" in mention.kinds and lemmas[last : last + 1] and lemmas[last] in _VESSELS:
+        last += 1
+    words = lemmas[mention.first : last]
+    if words[-1] not in _VESSELS or lemmas[last : last + 1] not in (["and"], ["or"], ["/"], ["&"], ["+"]):
+        return []
+    if lemmas[last + 1 : last + 2] not in (["vein"], ["artery"]) or sentence.owner[last + 1] is not None:
+        return []
+    terms = sentence.lexicon.find([*words[:-1], lemmas[last + 1]])
+    if not terms or terms[0].first:
+        return []
+    stem = terms[0].kinds.get("stem")
+    structure = stem.heads.get(lemmas[last + 1]) if isinstance(stem, Stem) else mention_structure(terms[0])
+    if structure is None or (not isinstance(stem, Stem) and terms[0].last < len(words)):
+        return []
+    return [Site(structure, structure.family, structure.segments(site.side), last + 1, last + 2, site.side)]
 
 
 def _names_collaterals(sentence: TokenizedSentence, mention: Mention) -> bool:
@@ -91,10 +111,12 @@ def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Struct
     """Structure of a stem by the head noun that follows it, and the token of that head."""
     stem: Stem = mention.kinds["stem"]
     grammar = sentence.lexicon.grammar
-    for index in range(mention.last, min(mention.last + _HEAD_REACH, len(sentence.lemmas))):
+    for index in head_places(sentence.lemmas, mention.last):
         word, owner = sentence.lemmas[index], sentence.owner[index]
         if word in stem.heads:
             structure = stem.heads[word]
+            if _heads_other_anatomy(owner, structure):
+                return None, index
             if structure is not None and structure.id in _SPINE_REGIONS:
                 structure = _numbered_region(sentence, mention, structure)
             return structure, index
@@ -105,14 +127,21 @@ def _resolve_stem(sentence: TokenizedSentence, mention: Mention) -> tuple[Struct
     return stem.default, None
 
 
-def _vessel_of_list(sentence: TokenizedSentence, mention: Mention) -> Structure | None:
-    """ "Splenic" in "splenic and superior mesenteric veins": an adjective that shares the vessel at the end of its list."""
+def _heads_other_anatomy(owner: Mention | None, structure: Structure | None) -> bool:
+    """ "Inferior frontal lobe": the head belongs to a term of another organ."""
+    named = mention_structure(owner) if owner is not None and "anatomy" in owner.kinds else None
+    return named is not None and structure is not None and structure.family == "lung" and named.family != "lung"
+
+
+def _noun_of_list(sentence: TokenizedSentence, mention: Mention) -> Structure | None:
+    """ "Splenic" in "splenic and superior mesenteric veins", "costal" in "costal and mediastinal pleura": an adjective that
+    shares the noun at the end of its list."""
     lemmas, lexicon, index = sentence.lemmas, sentence.lexicon, mention.last
     if index >= len(lemmas) or lemmas[index] not in lexicon.grammar["conjunctions"]:
         return None
-    while index < min(mention.last + _HEAD_REACH, len(lemmas)):
+    while index < min(mention.last + HEAD_REACH, len(lemmas)):
         word, owner = lemmas[index], sentence.owner[index]
-        if word in _VESSELS:
+        if index > mention.last and (word in _VESSELS or _ends_term(owner, index)):
             terms = lexicon.find([*lemmas[mention.first : mention.last], word])
             whole = terms and terms[0].last > mention.last - mention.first
             return mention_structure(terms[0]) if whole else None
@@ -122,6 +151,12 @@ def _vessel_of_list(sentence: TokenizedSentence, mention: Mention) -> Structure 
             return None
         index += 1
     return None
+
+
+def _ends_term(owner: Mention | None, index: int) -> bool:
+    """Whether the token is the head noun of an anatomy term of several words."""
+    noun = owner is not None and "anatomy" in owner.kinds and not owner.kinds["anatomy"][1]
+    return noun and owner.last == index + 1 and owner.first < index
 
 
 def _is_modifier(sentence: TokenizedSentence, mention: Mention) -> bool:
@@ -204,6 +239,8 @@ def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
     leads_to = site.adjectival and site.id in _LUNG_GENERAL and other.side in SIDES and other.first > site.first
     if leads_to and _BREAKS.isdisjoint(gap):  # "a pleural rind encases the right lung"
         joined = True
+    if site.id in _LUNG_GENERAL and other.first > site.first and not _SHOWING.isdisjoint(gap) and "and" not in gap:
+        joined = True  # "the left lung shows consolidation in the lower lobe"
     if joined and not partial and common and len(common) < len(site.segments) and open_to_it:
         site.segments = common
 
@@ -218,6 +255,7 @@ def _drop_general(sentence: TokenizedSentence, family: list[Site]) -> None:
 
 
 _BREAKS = frozenset({",", ";", "--", "and", "or", "but", "with", "without", "than", "no", "from"})
+_SHOWING = frozenset({"show", "shows", "demonstrate", "demonstrates", "contain", "contains", "reveal", "reveals"})
 _JOINING = frozenset({
     "lobe", "lobar", "basal", "pole", "lower", "upper", "middle", "of", "the", "in", "at", ",", "segment", "anterior",
     "posterior", "superior", "inferior", "lateral", "medial", "and", "both", "within", "region", "zone", "level", "area", "part",
@@ -237,7 +275,8 @@ def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
     if ribs:
         sites = [s for s in sites if s.id != "rib" or not any(r.first <= s.first < r.last for r in ribs)]
     liver = [] if any(s.family in ("lung", "liver") for s in sites) else find_liver_segments(sentence)
-    for numbered in levels + ribs + liver:
+    duodenum = find_duodenum(sentence, [s.family for s in sites])
+    for numbered in levels + ribs + liver + duodenum:
         structure = sentence.lexicon.structures[numbered.kind]
         sites.append(Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True))
     return sorted(sites, key=lambda s: s.first)
@@ -263,8 +302,19 @@ def _narrow_label(sentence: TokenizedSentence, sites: list[Site]) -> None:
     if ":" not in sentence.lemmas[:8]:
         return
     colon = sentence.lemmas.index(":")
+    _narrow_general_label(sentence, sites, colon)
     labels = [s for s in sites if s.last <= colon and not s.numbered and s.structure.paired and s.side is None]
     sides = free_sides(sentence)
     if labels and len(sides) == 1 and (side := sides.pop()) != "both":
         for site in labels:
             site.side, site.segments = side, site.structure.segments(side)
+
+
+def _narrow_general_label(sentence: TokenizedSentence, sites: list[Site], colon: int) -> None:
+    """ "Lung bases: 5 mm nodule LLL": the label only says which chapter it is, unless the rest is said to be normal."""
+    if not sentence.all_kinds.isdisjoint(("normal", "negation_before", "negation_after")):
+        return
+    for label in [s for s in sites if s.last <= colon]:
+        for site in sites:
+            if site.first > colon and site.family == label.family and site.segments and site.segments < label.segments:
+                label.segments = frozenset()

@@ -145,6 +145,8 @@ def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str
     if kind != "uncertain_after":
         return True
     following = sentence.lemmas[cue.last] if cue.last < len(sentence.lemmas) else ""
+    if sentence.lemmas[cue.last : cue.last + 2] == ["in", "favor"]:
+        return False  # "a cyst was considered in favor of endometrioma": the cyst is seen
     ends = (
         following in _AFTER_DOUBT
         or following.endswith("ly")

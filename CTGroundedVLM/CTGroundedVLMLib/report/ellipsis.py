@@ -7,7 +7,7 @@ from .sentence_tokens import TokenizedSentence
 from .sites import Site
 
 _FOLLOWING = frozenset(
-    {"", ",", ".", ";", ")", "(", "--", "-", "one", "side", "and", "but", "or", "only", "too", "also"}
+    {"", ",", ".", ";", ":", ")", "(", "--", "-", "one", "side", "and", "but", "or", "only", "too", "also"}
 )
 _BEGINS_PHRASE = frozenset({"a", "an", "there", "no", "some", "several", "multiple", "the"})
 _SAID_OF_IT = frozenset({"normal", "negation_after", "negation_before", "absent_organ", "historical_after"})
@@ -42,14 +42,15 @@ def _organ_before(sentence: TokenizedSentence, sites: list[Site], index: int) ->
     before = index - 1
     while before >= 0 and sentence.lemmas[before] in _PASSED_OVER:
         before -= 1
-    if before < 0 or sentence.lemmas[before] in _COMPARING:
+    named = sentence.lemmas[index + 1 : index + 2] == ["one"]  # "higher than the right one"
+    if before < 0 or (sentence.lemmas[before] in _COMPARING and not named):
         return None
     return next((s for s in reversed(sites) if s.last <= index and s.segments), None)
 
 
 def _organ_after(sentence: TokenizedSentence, sites: list[Site], index: int) -> Site | None:
     """ "Large right and small left effusions": the head that the first side waits for."""
-    following = sentence.lemmas[index + 1 : index + 2]
+    following = [w for w in sentence.lemmas[index + 1 : index + 3] if w not in ("sided", "side")][:1]
     site = next((s for s in sites if s.first > index), None)
     if site is None or following not in _JOINED or site.first - index > _REACH:
         return None
@@ -62,6 +63,8 @@ def _stands_alone(sentence: TokenizedSentence, index: int) -> bool:
     owner = sentence.owner[index]
     if owner is not None and not owner.kinds.keys().isdisjoint(("anatomy", "finding", "stem")):
         return False
+    if lemmas[last : last + 1] == ["sided"]:
+        last += 1
     following = lemmas[last] if last < len(lemmas) else ""
     if index >= 2 and lemmas[index - 2 : index] == ["on", "the"] and following in _BEGINS_PHRASE:
         return True  # "and on the left a 7 mm stone in the lower pole"

@@ -19,12 +19,14 @@ def names_of(
     finding: FindingTerm, mention: Mention, sites: Sequence[Site], context: Sequence[Site], sentence: TokenizedSentence
 ) -> list[str]:
     """Names of ``finding``: one per structure where structures share it ("pleural or pericardial effusion")."""
+    shared = dict.fromkeys(_names_of_shared_head(mention, sites, sentence))
+    if not finding.names and "{" not in finding.name:  # the same name anywhere
+        return [*shared, finding.name]
     attached = _attached(mention, sites, sentence)
     if not attached and "{" in finding.name:
         known = [s for s in context if s.structure is not None]
         attached = ([s for s in known if s.id in finding.names] or known)[:1]
     names = dict.fromkeys(_name(finding, site) for site in attached)
-    shared = dict.fromkeys(_names_of_shared_head(mention, sites, sentence))
     return [*shared, *(names or [_plain(finding)])]
 
 
@@ -56,6 +58,8 @@ def _plain(finding: FindingTerm) -> str:
 
 def _name(finding: FindingTerm, site: Site) -> str:
     structure = site.structure
+    if finding.whole and not {structure and structure.id, site.family} & set(finding.names):
+        return _plain(finding)  # an effusion beside a rib is no "rib effusion"
     if structure is None or (structure.id in _NO_NAME and structure.id not in finding.names):
         return _plain(finding) if not finding.structures else _SLOT.sub("", finding.name)
     return _name_of_structure(finding, structure.id, structure.noun, structure.adjective, structure.family)

@@ -7,34 +7,29 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..types import ReportFinding
-from .assertion import is_pseudo_negation, status_of
+from .assertion import status_of
 from .finding_names import names_of
 from .laterality import side_of
 from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 from .sites import Site
+from .unlisted import is_plan, unlisted, unlisted_after_doubt, unlisted_at_start
 
 NORMAL = ReportFinding("abnormality", "absent")
-_CUE_STATUS = (
-    ("uncertain_after", "uncertain"), ("negation_before", "absent"), ("negation_after", "absent"),
-    ("historical_after", "historical"), ("uncertain_before", "uncertain"), ("historical_before", "historical"),
-)  # fmt: skip
 _ABSENCE_VERBS = frozenset({
     "is", "are", "was", "were", "has", "have", "been", "surgically", "also", "partially", ":", "not", "observed",
     "seen", "visualized", "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
 })  # fmt: skip
-_AUXILIARIES = frozenset({"is", "are", "was", "were", "has", "have", "seen", "noted", ","})
 _SEPARATORS = frozenset({"--", ",", "and"})
 _DISCOURSE = frozenset({"ok", "okay", "fine", "good", "well"})
-_NO_CONTENT = (
-    "verbs", "prepositions", "new_phrase", "measure_words", "anaphora", "pass_over", "change_words", "partial", "associated",
-    "positions",
-)  # fmt: skip
 
 
 @dataclass(slots=True)
 class _Found:
-    """A finding of the vocabulary in the sentence, with the segments (or structures without one) that it speaks of."""
+    """A finding of the vocabulary in the sentence, with its status.
+
+    ``where``: the segments (or structures without one) that it speaks of, in a sentence that calls something normal.
+    """
 
     mention: Mention
     finding: FindingTerm
@@ -62,7 +57,11 @@ def find_findings(
     if not result and "".join(sentence.lemmas).strip(".") in ("none", "nil", "negative"):
         result[NORMAL] = None
     if not result:
-        result = dict.fromkeys(_unlisted(sentence, sites, context))
+        result = dict.fromkeys(unlisted(sentence, sites, context))
+    else:
+        stated = {f.status for f in result}
+        result |= dict.fromkeys(unlisted_after_doubt(sentence, stated))
+        result |= dict.fromkeys(unlisted_at_start(sentence, stated))
     return _with_enlarged_nodes(tuple(result))
 
 
@@ -100,7 +99,8 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
             continue
         if _is_item_number(sentence, mention) or _is_not_assessed(sentence, mention):
             continue
-        item = _Found(mention, finding, status, _where(sentence, mention, finding, sites))
+        where = _where(sentence, mention, finding, sites) if "normal" in sentence.all_kinds else set()
+        item = _Found(mention, finding, status, where)
         (neutral if finding.neutral else found).append(item)
     if any(item.finding.node for item in found):  # nodes that "are likely reactive" are a finding of their own
         found = sorted(found + [n for n in neutral if n.finding.node], key=lambda item: item.mention.first)
@@ -111,17 +111,12 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
     return [] if normal or sentence.has_remark("limitation") else neutral
 
 
-def _is_plan(sentence: TokenizedSentence) -> bool:
-    """ "For drainage." recommends without a verb."""
-    return sentence.lemmas[:1] == ["for"] and _AUXILIARIES.isdisjoint(sentence.lemmas)
-
-
 def _in_recommendation(sentence: TokenizedSentence, mention: Mention) -> bool:
     """Whether the finding is only what a recommendation refers to ("follow-up of the nodule is recommended").
 
     "For drainage." is a plan too.
     """
-    if _is_plan(sentence):
+    if is_plan(sentence):
         return True
     strong = [r for r in sentence.remarks if "recommendation_strong" in r.kinds]
     for remark in strong:
@@ -212,7 +207,9 @@ def _removed_organs(
     sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site], found: Sequence[_Found]
 ) -> list[str]:
     """ "The gallbladder is surgically absent": the operation, by the organ."""
-    names = []
+    names: list[str] = []
+    if "absent_organ" not in sentence.all_kinds:
+        return names
     operations = sentence.lexicon.surgical_absence
     for mention in sentence.mentions:
         if "absent_organ" not in mention.kinds:
@@ -229,6 +226,8 @@ def _removed_organs(
 
 def _says_normal(sentence: TokenizedSentence, sites: Sequence[Site], found: Sequence[_Found], others: bool) -> bool:
     """Whether the sentence calls a structure normal, and has no finding of that structure."""
+    if "normal" not in sentence.all_kinds:
+        return False
     for mention in sentence.mentions:
         if "normal" not in mention.kinds or set(mention.kinds) & {"not_normal", "absent_organ"}:
             continue
@@ -261,29 +260,3 @@ def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site
     subject = _places(before or [s for s in named if mention.last <= s.first < min(last, mention.last + 6)])
     previous = sentence.lemmas[mention.first - 1] if mention.first > first else ""
     return subject, not subject and sentence.lexicon.sides.get(previous) in SIDES
-
-
-def _unlisted(sentence: TokenizedSentence, sites: Sequence[Site], context: Sequence[Site]) -> list[ReportFinding]:
-    """A finding that the vocabulary lacks: named by the words of the sentence, with the status of its cues."""
-    if _is_plan(sentence) or any(map(sentence.has_remark, ("recommendation", "limitation", "global_statement"))):
-        return []
-    if not sites and not context:
-        return []
-    words = [w for i, w in enumerate(sentence.lemmas) if _is_content(sentence, i, w)]
-    if not words:
-        return []
-    kinds = {k for m in sentence.mentions for k in m.kinds}
-    if any("negation_before" in m.kinds and is_pseudo_negation(sentence, m) for m in sentence.mentions):
-        return []
-    name = " ".join(words[:4])
-    for kind, status in _CUE_STATUS:
-        if kind in kinds and "not_negation" not in kinds:
-            return [ReportFinding(name, status)]
-    return [ReportFinding(name, "present")]
-
-
-def _is_content(sentence: TokenizedSentence, index: int, word: str) -> bool:
-    grammar, owner = sentence.lexicon.grammar, sentence.owner[index]
-    if owner is not None or len(word) < 4 or not word.isalpha() or word in sentence.lexicon.sides:
-        return False
-    return not any(word in grammar[name] for name in _NO_CONTENT)

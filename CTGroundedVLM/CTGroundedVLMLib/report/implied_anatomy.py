@@ -11,7 +11,9 @@ from .sites import Site, gap_between
 _SIDED_VESSELS = frozenset({"iliac artery", "iliac vein", "iliac vessel", "subclavian artery", "common carotid artery",
                             "brachiocephalic vein", "other vessel"})  # fmt: skip
 _HIP = frozenset({"hip", "femur", "iliopsoas", "gluteal"})  # families around one joint, which share its side
-_SHOULDER = frozenset({"shoulder", "humerus", "scapula"})
+_SHOULDER = frozenset({"shoulder", "humerus", "scapula", "clavicle", "sternum"})
+_GUT = frozenset({"esophagus", "stomach", "duodenum", "bowel"})
+_AROUND_THE_LUNG = frozenset({"mediastinum", "diaphragm", "pulmonary artery", "great vessel", "body", "axilla"})
 _LABEL_LENGTH = 5  # tokens
 
 
@@ -86,10 +88,13 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
     others = [s for s in [*named, *implied] if s.family != site.family]
     if any(s.id in finding.names and _governs(sentence, s, site) for s in others):
         return True
+    if finding.weak and _lies_in_subject(sentence, site, named):
+        return True
     if _describes_next(sentence, site):
         return True
-    family = [s for s in named if s.family == site.family and s.segments]
+    family = [s for s in named if s.family == site.family and not s.segments.isdisjoint(site.segments)]
     family = [s for s in family if s.first < site.first or not _premodifies(sentence, site, s)]
+    family = [s for s in family if s.first < site.first or not _is_of_another_finding(sentence, site, s)]
     if any(
         (s.first < site.last and site.first < s.last)
         or (s.numbered and sentence.clauses[s.last - 1] == sentence.clauses[site.first])
@@ -123,11 +128,32 @@ def _is_pleural_elsewhere(sentence: TokenizedSentence, site: Site, family: list[
     return bool(family) or any(s.side in SIDES for s in implied if s.family == site.family)
 
 
+def _lies_in_subject(sentence: TokenizedSentence, site: Site, named: list[Site]) -> bool:
+    """Whether a finding that many organs have ("air-fluid level") lies in a named one rather than in its usual place."""
+    others = [s for s in named if s.structure is None or not (s.structure.region or s.id in _AROUND_THE_LUNG)]
+    if any(s.family == site.family for s in others):
+        return False
+    if any(_is_attached(sentence, site, s) or _is_label(sentence, s) for s in others):
+        return True
+    before = [s for s in others if s.last <= site.first and _same_clause(sentence, site, s)]
+    if not before:
+        return False
+    gap = range(before[-1].last, site.first)
+    separate = any(sentence.lemmas[i] in (",", "and") and sentence.is_new_phrase(i + 1) for i in gap)
+    if site.family == "lung":  # "distended stomach with aspiration": what the lung has may accompany anything
+        separate = separate or "with" in sentence.lemmas[before[-1].last : site.first]
+    return not separate or {before[-1].family, site.family} <= _GUT
+
+
 def _governs(sentence: TokenizedSentence, other: Site, site: Site) -> bool:
     """Whether the finding is said of ``other``: attached to it, or nothing else is found between the two."""
     if _is_attached(sentence, site, other) or _is_label(sentence, other):
         return True
-    if "joint" in site.finding.names[other.id] and other.last <= site.first and _same_clause(sentence, site, other):
+    if (
+        "joint" in site.finding.names.get(other.id, "")
+        and other.last <= site.first
+        and _same_clause(sentence, site, other)
+    ):
         return True  # "hip osteoarthritis without effusion"
     between = {id(m): m for m in sentence.owner[other.last : site.first] if m is not None}.values()
     return (
@@ -159,6 +185,15 @@ def _premodifies(sentence: TokenizedSentence, site: Site, other: Site) -> bool:
     after = sentence.lemmas[other.last : other.last + 3]
     kinds = sentence.kinds[other.last : other.last + len(after)]
     return any("finding" in k for k in kinds) and sentence.lexicon.grammar["prepositions"].isdisjoint(after)
+
+
+def _is_of_another_finding(sentence: TokenizedSentence, site: Site, other: Site) -> bool:
+    """ "No consolidation, a granuloma in the left apex": the place is that of what is found, not of what is denied."""
+    if not _is_denied(sentence, site):
+        return False
+    between = {id(m): m for m in sentence.owner[site.last : other.first] if m is not None and "finding" in m.kinds}
+    found = [(m, m.kinds["finding"]) for m in between.values()]
+    return any(isinstance(f, FindingTerm) and status_of(sentence, m, f) == "present" for m, f in found)
 
 
 def _same_clause(sentence: TokenizedSentence, one: Site, other: Site) -> bool:

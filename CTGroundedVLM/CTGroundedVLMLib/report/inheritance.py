@@ -17,11 +17,14 @@ _BONE_FAMILIES = frozenset({
     "vertebra", "rib", "sacrum", "hip", "femur", "humerus", "scapula", "clavicle", "sternum", "skull", "bone", "costal cartilage",
     "sacroiliac joint", "shoulder",
 })  # fmt: skip
+_SPINE_FAMILIES = frozenset({"vertebra", "sacrum"})
 _DEMONSTRATIVES = frozenset({"this", "these", "that", "those"})
 _POINTERS = _DEMONSTRATIVES | {"there"}
 _PHRASE_ENDS = frozenset({"", ".", ",", ";", ")", "--"})
 _AMOUNT_LENGTH = 7  # tokens
 _ALL_OF_THEM = frozenset({"both", "all", "these", "those"})
+_PARTS = (["head"], ["neck"], ["body"], ["back"])
+_CLASS_NOUN_REACH = 4  # tokens
 _CLASS_NOUNS = frozenset(
     {"muscle", "artery", "vein", "vessel", "kidney", "bone", "joint", "organ", "lobe", "gland", "level"}
 )
@@ -37,6 +40,7 @@ class Context:
     side: str | None = None  # the only side in the heading
     fresh: bool = True  # no sentence stands under the heading yet
     finding: ReportFinding | None = None  # what the sentence before found first
+    asserted: bool = True  # whether the sentences before found anything that is not denied
 
 
 def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Context) -> list[Site]:
@@ -50,29 +54,74 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
     if refers_back or _continues(sentence):
         _narrow_by_previous(sites, context.previous, plural=refers_back)
     _take_side_of_previous(sentence, sites, context.previous)
+    if context.heading or context.previous:
+        sites[:] = [s for s in sites if not _is_bare_part(sentence, s)]
     named = [s for s in sites if s.finding is None]
     if sentence.is_communication:
         return []
     if not any(s.segments for s in sites) and _refers_to_class(sentence) and context.previous:
         return _on_side(sentence, context.previous)
     if named:
+        if context.heading and _goes_with_heading(sentence, named, context.heading):
+            return list(context.heading)
         return list(context.previous) if _only_unsegmented(sentence, named) else []
+    if _moves_to_joint(sites, context):
+        sites.clear()
+        return list(context.previous)
+    if not context.asserted and sentence.has_remark("recommendation"):
+        return []  # nothing was found that it could refer to
     if ribs := _ribs_of_heading(sentence, sites, context):
         return ribs
     findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
     if any(f.structures == () for f in findings):
         return []
     source = _source(sentence, context, findings)
-    heading = {s.id for s in context.heading or ()}
-    families = {s.family for s in context.heading or ()}
-    for site in [s for s in sites if s.family not in families]:
-        if heading & set(site.finding.names):  # "PANCREAS: no ductal dilatation"
-            sites.remove(site)
+    if context.heading:
+        _drop_contradicted(sites, context.heading)
     if sites:
         return _narrowed(sites, source, sentence, context)
+    return _continued(sentence, source, findings)
+
+
+def _drop_contradicted(sites: list[Site], heading: Sequence[Site]) -> None:
+    """ "No ductal dilatation" under "PANCREAS:": the finding has a name there, so that it does not lie in its usual place."""
+    ids, families = {s.id for s in heading}, {s.family for s in heading}
+    sites[:] = [s for s in sites if s.family in families or ids.isdisjoint(s.finding.names)]
+
+
+def _continued(sentence: TokenizedSentence, source: list[Site], findings: Sequence[FindingTerm]) -> list[Site]:
+    """What a sentence without anatomy takes over; findings of bones only from bones, those of the spine else imply it."""
+    if any(f.spinal for f in findings) and not any(s.family in _SPINE_FAMILIES for s in source):
+        spine = sentence.lexicon.structures["spine"]
+        return [Site(spine, spine.family, spine.segments(None), 0, 0)]
     if any(f.bone for f in findings) and not any(s.family in _BONE_FAMILIES for s in source):
         return []
     return _on_side(sentence, source)
+
+
+def _goes_with_heading(sentence: TokenizedSentence, named: Sequence[Site], heading: Sequence[Site]) -> bool:
+    """ "Severe stenosis at L2-3" under "SPINAL CANAL:", "All three veins and the cava" under "HEPATIC VEINS AND CAVA:"."""
+    families = {s.family for s in heading}
+    if all(s.numbered and s.family == "vertebra" for s in named):
+        findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
+        return not (findings and findings[0].bone) and families.isdisjoint(_BONE_FAMILIES)
+    opening = range(min(_CLASS_NOUN_REACH, len(sentence.lemmas)))
+    return any(
+        sentence.lemmas[i] in _CLASS_NOUNS and sentence.plural[i] and sentence.owner[i] is None for i in opening
+    ) and not families.isdisjoint(s.family for s in named)
+
+
+def _is_bare_part(sentence: TokenizedSentence, site: Site) -> bool:
+    """ "Mass in the head" under "PANCREAS:", "lucency of the neck" after a femur: a part of what was spoken of."""
+    return not site.segments and sentence.lemmas[site.first : site.last] in _PARTS
+
+
+def _moves_to_joint(sites: Sequence[Site], context: Context) -> bool:
+    """ "No effusion." after a hip prosthesis is said of the joint."""
+    if not sites or not context.previous or context.heading is not None:
+        return False
+    implied = all(s.finding is not None and s.finding.whole and s.side is None for s in sites)
+    return implied and all("joint" in sites[0].finding.names.get(s.id, "") for s in context.previous)
 
 
 def inherited_finding(

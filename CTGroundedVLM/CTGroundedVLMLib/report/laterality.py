@@ -6,6 +6,11 @@ from .lexicon import Mention, Structure
 from .sentence_tokens import TokenizedSentence
 
 _REACH = 14  # tokens
+_REACH_AFTER = 18  # tokens
+_MUSCLES = frozenset({"iliopsoas", "gluteal", "paraspinal"})
+_AFTER_WITH = frozenset({
+    "a", "an", "diameter", "size", "length", "width", "thickness", "dimension", "maximum", "maximal", "approximate",
+})  # fmt: skip
 _BETWEEN_SIDES = frozenset({"and", "or", "/", "&", "+", ">", "<", "than"})
 _COMPARING = frozenset({
     ">", "<", "greater", "more", "worse", "than", "larger", "predominant", "dominant", "facing", "sided", "convex",
@@ -37,18 +42,20 @@ def _inside(sentence: TokenizedSentence, first: int, last: int) -> str | None:
 
 def _side_before(sentence: TokenizedSentence, first: int, last: int, weak: bool) -> str | None:
     grammar, lemmas = sentence.lexicon.grammar, sentence.lemmas
-    crossed, seen_finding = False, False
+    crossed, seen_finding, listed = False, False, False
     for index in range(first - 1, max(-1, first - 1 - _REACH), -1):
         word, owner = lemmas[index], sentence.owner[index]
         side = sentence.lexicon.sides.get(word)
         if side and (owner is None or "anatomy" in owner.kinds or "finding" in owner.kinds):
+            if side == "both" and listed and not any(sentence.plural[first:last]):
+                return None  # "both columns, femoral head"
             return "both" if _opposite_before(sentence, index, side) else side
         if word in grammar["conjunctions"]:
             if any(sentence.plural[first:last]) and not weak and not _shares_head(sentence, index, first):
                 return None
             if index + 1 < first and sentence.is_new_phrase(index + 1):
                 return None
-            crossed = True
+            crossed, listed = True, listed or word == ","
             continue
         if _ends_phrase(sentence, index, crossed):
             return None
@@ -76,12 +83,16 @@ def _opposite_before(sentence: TokenizedSentence, index: int, side: str) -> bool
 def _shares_head(sentence: TokenizedSentence, index: int, first: int) -> bool:
     """Whether the term before a conjunction waits for the plural head after it ("left iliacus and psoas muscles")."""
     before, after = sentence.owner[index - 1] if index else None, sentence.owner[first]
+    if before is None and index and sentence.lemmas[index - 1] in sentence.lexicon.grammar["positions"]:
+        return True  # "left superior and inferior pubic rami"
     if before is None or after is None:
         return False
     if "stem" in before.kinds or (before.kinds.get("anatomy") or (None, False))[1]:
         return True
     one, other = mention_structure(before), mention_structure(after)
-    return one is not None and other is not None and one.family == other.family
+    if one is None or other is None:
+        return False
+    return one.family == other.family or {one.family, other.family} <= _MUSCLES
 
 
 def _ends_phrase(sentence: TokenizedSentence, index: int, crossed: bool) -> bool:
@@ -96,7 +107,7 @@ def _ends_phrase(sentence: TokenizedSentence, index: int, crossed: bool) -> bool
 def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
     """ "... on the left", "..., right" or "... bilaterally" after the term, unless that side belongs to another one."""
     lemmas, found = sentence.lemmas, None
-    for index in range(last, min(len(lemmas), last + 10)):
+    for index in range(last, min(len(lemmas), last + _REACH_AFTER)):
         word, owner = lemmas[index], sentence.owner[index]
         side = sentence.lexicon.sides.get(word)
         if side and (owner is None or not {"anatomy", "stem"} & set(owner.kinds)):
@@ -107,6 +118,8 @@ def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
                 found = side
                 break
             return None
+        if word == "with" and _AFTER_WITH.issuperset(lemmas[index + 1 : index + 3]):
+            continue  # "with a diameter of 19 mm"
         if word in ("and", "or", "but", "with", "without", ";", ":", "--") or (owner and "scope_end" in owner.kinds):
             break
         if owner is not None and "anatomy" in owner.kinds and index > last:

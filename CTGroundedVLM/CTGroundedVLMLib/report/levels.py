@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .laterality import side_is_free
@@ -11,12 +12,19 @@ from .sentence_tokens import TokenizedSentence
 
 _LEVEL = re.compile(r"([ctlsd])(\d{1,2})$")  # "Th12" and "BWK 12" have become "t12" (see Words.base)
 _TWO_LEVELS = re.compile(r"([ctl]\d{1,2})([ctls]\d{1,2})$")
+_DUODENAL = frozenset({"d1", "d2", "d3", "d4"})
+_BONY = frozenset({"vertebra", "rib", "sacrum", "bone", "heart"})  # D1 is also a coronary branch
+_NODES_OF_STAGE = re.compile(r"[nm][0-3x]")
 _COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")
 _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th)$")
 _ORDINAL_WORDS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth",
 )  # fmt: skip
 _TO = frozenset({"-", "to", "through", "thru", "till", "until"})
+_BETWEEN_LEVELS = frozenset({
+    "level", "vertebra", "vertebral", "body", "down", "up", "the", "of", "all", "way", "endplate", "inferiorly", "caudally",
+    "lower", "upper", "superior", "inferior", "segment",
+})  # fmt: skip
 _AND = frozenset({"and", "or", ",", "/", "&", "+", "as", "well", "plus"})
 _NOT_SPINE_BEFORE = frozenset({
     "stage", "staged", "pt", "ct", "yt", "tumor", "free", "category", "grade", "ypt", "tnm", "rt", "total", "serum",
@@ -86,6 +94,17 @@ def find_levels(sentence: TokenizedSentence) -> list[Numbered]:
     return found
 
 
+def find_duodenum(sentence: TokenizedSentence, families: Sequence[str]) -> list[Numbered]:
+    """ "D2 diverticulum": a part of the duodenum, unless the sentence speaks of bones; ``families``: of what it names."""
+    if _DUODENAL.isdisjoint(sentence.lemmas):
+        return []
+    found = []
+    for index, word in enumerate(sentence.lemmas):
+        if word in _DUODENAL and not _looks_dorsal(sentence, index) and _BONY.isdisjoint(families):
+            found.append(Numbered("duodenum", frozenset({"duodenum"}), index, index + 1))
+    return found
+
+
 def _spine(places: set[int], first: int, last: int) -> Numbered:
     names = {"sacrum" if p >= len(LEVELS) else f"vertebrae_{LEVELS[p]}" for p in places}
     return Numbered("vertebra", frozenset(names), first, last)
@@ -102,7 +121,7 @@ def _level_at(sentence: TokenizedSentence, index: int) -> int | None:
     after = sentence.lemmas[index + 1] if index + 1 < len(sentence.lemmas) else ""
     if before in _NOT_SPINE_BEFORE or after in _NOT_SPINE_AFTER or before in _SEGMENT_OF_LIVER:
         return None
-    if word[0] == "t" and (re.match(r"[nm][0-3x]", after) or _looks_like_stage(sentence, index)):
+    if word[0] == "t" and (_NODES_OF_STAGE.match(after) or _looks_like_stage(sentence, index)):
         return None
     if word[0] == "d" and not _looks_dorsal(sentence, index):
         return None
@@ -138,17 +157,38 @@ def _looks_dorsal(sentence: TokenizedSentence, index: int) -> bool:
 
 def _level_sequence(sentence: TokenizedSentence, first: int, place: int) -> tuple[set[int], int]:
     """All levels of "L3-4 through L5-S1", and the token after the last of them."""
-    lemmas, places, current, index = sentence.lemmas, {place}, place, first + 1
-    while index + 1 < len(lemmas) and lemmas[index] in _TO | {"/"}:
-        following = _level_at(sentence, index + 1)
-        if following is None and lemmas[index] in "-/":
-            following = _next_level(lemmas[index + 1], current)
+    lemmas, places, current, index, end = sentence.lemmas, {place}, place, first + 1, first + 1
+    while index + 1 < len(lemmas):
+        sign, target = _next_of_range(lemmas, index)
+        if sign is None:
+            break
+        following = _level_at(sentence, target)
+        if following is None and sign in "-/":
+            following = _next_level(lemmas[target], current)
         if following is None:
             break
         step = range(min(current, following), max(current, following) + 1)
-        places.update({current, following} if lemmas[index] == "/" else step)
-        current, index = following, index + 2
-    return places, index
+        places.update({current, following} if sign == "/" else step)
+        current, index, end = following, target + 1, target + 1
+    return places, end
+
+
+def _next_of_range(lemmas: list[str], index: int) -> tuple[str | None, int]:
+    """The sign of a range at ``index`` ("-", "to", "/") and the token that may be its other end; no sign, no range.
+
+    Words may stand beside "to" ("from the level of T5 down to the level of T11"), none beside the others.
+    """
+    if lemmas[index] in "-/":
+        return lemmas[index], index + 1
+    size = len(lemmas)
+    while index < size and lemmas[index] in _BETWEEN_LEVELS:
+        index += 1
+    if index >= size or lemmas[index] not in _TO - {"-"}:
+        return None, index
+    index += 1
+    while index < size and lemmas[index] in _BETWEEN_LEVELS:
+        index += 1
+    return ("to", index) if index < size else (None, index)
 
 
 def _next_level(word: str, current: int) -> int | None:
@@ -163,7 +203,9 @@ def _next_level(word: str, current: int) -> int | None:
 
 def find_ribs(sentence: TokenizedSentence) -> list[Numbered]:
     """Ribs that are named by number. "Two rib fractures" counts fractures and names none."""
-    found = []
+    found: list[Numbered] = []
+    if _RIB_NOUNS.isdisjoint(sentence.lemmas):
+        return found
     for index in [i for i, word in enumerate(sentence.lemmas) if word in _RIB_NOUNS]:
         parsed = _ribs_before(sentence, index) or _ribs_after(sentence, index)
         if parsed:
@@ -240,9 +282,12 @@ def _rib_sequence(sentence: TokenizedSentence, first: int, last: int, side: str 
     inside = next((s for i in range(first, last) if (s := _side(sentence, i))), None)
     current, previous, ranging = inside or side, None, False
     names: set[str] = set()
+    waiting: set[str] = set()  # sides since the last number: "right and left 3rd ribs"
     for index in range(first, last):
         word = sentence.lemmas[index]
-        current = _side(sentence, index) or current
+        if here := _side(sentence, index):
+            waiting.add(here)
+            current = here if len(waiting) == 1 else "both"
         number = number_of(word, cardinal=True)
         if number is None:
             ranging = word in _TO or (ranging and word in ("the",))
@@ -251,14 +296,17 @@ def _rib_sequence(sentence: TokenizedSentence, first: int, last: int, side: str 
         for each in ("left", "right") if current in (None, "both") else (current,):
             names.update(f"rib_{each}_{n}" for n in numbers)
         previous, ranging = number, False
+        waiting.clear()
     return frozenset(names)
 
 
 def find_liver_segments(sentence: TokenizedSentence) -> list[Numbered]:
     """ "Segment 7", "segments IVa and V": the liver, in a sentence that names no lung."""
-    found = []
+    found: list[Numbered] = []
+    if _SEGMENT_OF_LIVER.isdisjoint(sentence.lemmas):
+        return found
     for index, word in enumerate(sentence.lemmas[:-1]):
-        if word not in ("segment", "seg"):
+        if word not in _SEGMENT_OF_LIVER:
             continue
         after = index + 2 if sentence.lemmas[index + 1] == "." else index + 1
         if after < len(sentence.lemmas) and _COUINAUD.match(sentence.lemmas[after]):

@@ -64,6 +64,8 @@ class FindingTerm:
     node: bool
     cyst: bool
     neutral: bool
+    weak: bool
+    spinal: bool
     side: str | None
 
 
@@ -109,6 +111,8 @@ class Lexicon:
         """Longest terms from left to right, without overlap."""
         root = self.remarks if remarks else self.tree
         found: list[Mention] = []
+        if root.keys().isdisjoint(lemmas):
+            return found
         end, size = 0, len(lemmas)
         for first in [index for index, lemma in enumerate(lemmas) if lemma in root]:
             if first < end:
@@ -183,7 +187,7 @@ def load_lexicon() -> Lexicon:
         else:
             lexicon.add("finding", entry["terms"], _finding(entry, structures))
     for entry in anatomy["structures"]:
-        lexicon.add("anatomy", _with_short_vessels(entry["terms"]), (structures[entry["id"]], False))
+        lexicon.add("anatomy", _with_short_vessels(_with_signs(entry["terms"])), (structures[entry["id"]], False))
         lexicon.add("anatomy", entry.get("adjectives", ()), (structures[entry["id"]], True))
     for entry in anatomy["stems"]:
         heads = {head: structures[name] if name else None for head, name in entry["heads"].items()}
@@ -196,6 +200,14 @@ def load_lexicon() -> Lexicon:
     grammar_words = set().union(*lexicon.grammar.values(), cues["sides"])
     lexicon.words.set_vocabulary({w for w in (_tree_words(lexicon.tree) | grammar_words) if w.isalpha()})
     return lexicon
+
+
+def _with_signs(terms: Iterable[str]) -> Iterator[str]:
+    """The terms, and those that join two names with another sign ("gluteus medius + minimus")."""
+    for term in terms:
+        yield term
+        if " and " in term:
+            yield from (term.replace(" and ", f" {sign} ") for sign in ("or", "+", "&", "/"))
 
 
 def _with_short_vessels(terms: Iterable[str]) -> Iterator[str]:
@@ -256,5 +268,5 @@ def _finding(entry: Mapping[str, object], structures: Mapping[str, Structure]) -
         structures=None if where is None else tuple(structures[name] for name in where),
         status=entry.get("status", "present"),
         side=entry.get("side"),
-        **{flag: bool(entry.get(flag)) for flag in ("whole", "bone", "node", "cyst", "neutral")},
+        **{flag: bool(entry.get(flag)) for flag in ("whole", "bone", "node", "cyst", "neutral", "weak", "spinal")},
     )

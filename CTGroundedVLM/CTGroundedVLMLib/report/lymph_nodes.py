@@ -14,6 +14,8 @@ _SEEN = frozenset({
 
 def landmarks(sentence: TokenizedSentence) -> set[int]:
     """First tokens of anatomy that only says where lymph nodes lie ("iliac nodes", "nodes in the splenic hilum")."""
+    if "finding" not in sentence.all_kinds:
+        return set()
     nodes = [m for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm) and f.node]
     found: set[int] = set()
     for node in nodes:

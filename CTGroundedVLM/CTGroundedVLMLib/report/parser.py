@@ -83,6 +83,8 @@ class _SentenceReader:
         findings = find_findings(sentence, sites, inherited)
         findings = (*inherited_finding(sentence, findings, self._context), *findings)
         linked = [] if sentence.is_communication else [*sites, *inherited]
+        if findings:
+            self._context.asserted = any(f.status != "absent" for f in findings)
         self._context.finding = findings[0] if findings else self._context.finding
         self._context.previous, self._context.fresh = linked, False
         return Sentence(
@@ -113,6 +115,8 @@ def _segments(sentence: TokenizedSentence, sites: list[Site]) -> tuple[str, ...]
 
 def _cyst_classes(sentence: TokenizedSentence, names: set[str]) -> set[str]:
     """The cyst classes of the kidneys that the sentence links, when it names a cyst."""
+    if names.isdisjoint(("kidney_left", "kidney_right")):
+        return set()
     cyst = any(isinstance(f := m.kinds.get("finding"), FindingTerm) and f.cyst for m in sentence.mentions)
     return {f"kidney_cyst_{side}" for side in ("left", "right") if cyst and f"kidney_{side}" in names}
 

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .lexicon import read_data
+from .lexicon import load_lexicon, read_data
 
 MAX_SENTENCE = 1500  # characters; text without a full stop is cut at a space, so that no step sees an endless sentence
 
 _STOP = re.compile(r"[.!?]+[\"')\]*_]*(?=\s|$)|[.!?](?=[A-Z][a-z])|\n[ \t]*\n")
 _WORD_BEFORE = re.compile(r"[^\s(\[,;:]+$")
 _ENUMERATOR = re.compile(r"\s*(?:\(?\d{1,2}[.)]-?\)?|\d{1,2}-\))\s+(?=[^\W\d_])")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _INITIALS = re.compile(r"(?:[a-z]\.)+[a-z]?$")
+_SIDE_AT_END = re.compile(r"\b(?:to|on|the|of|than|from|at)\s[lr]$", re.IGNORECASE)  # "shift to R. Loculated fluid ..."
+_SHORTEST_PROSE = 5  # letters of a word that is no abbreviation, so that a lower-case word may follow its full stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def _ends_sentence(text: str, start: int, match: re.Match[str], end: int) -> boo
 def _full_stop_ends(word: str, following: str, text: str, position: int) -> bool:
     """Whether a full stop after ``word`` ends the sentence, given what follows."""
     rules = _rules()
-    next_word = re.match(r"[^\W\d_]+", following)
+    next_word = _LETTERS.match(following)
     next_lower = next_word.group().lower() if next_word else ""
     upper = following[0].isupper()
     if word in rules.titles:
@@ -98,9 +101,12 @@ def _full_stop_ends(word: str, following: str, text: str, position: int) -> bool
     if word in rules.abbreviations:
         return upper and next_lower in rules.starters and word not in ("vs", "e.g", "i.e", "approx", "cf")
     if len(word) == 1 and word.isalpha():
+        if upper and _SIDE_AT_END.search(text, max(0, position - 8), position):
+            return load_lexicon().words.knows(next_lower)  # "to R. Smith" goes on
         return upper and next_lower in rules.starters
     if _INITIALS.fullmatch(word):
         return upper and next_lower in rules.starters
     if following[0].islower():
-        return len(word) > 2 and next_lower in rules.lower_starters
+        prose = len(word) >= _SHORTEST_PROSE and word.isalpha() and load_lexicon().words.knows(word)
+        return prose or (len(word) > 2 and next_lower in rules.lower_starters)
     return True

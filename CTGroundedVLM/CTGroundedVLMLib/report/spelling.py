@@ -14,6 +14,7 @@ from functools import cached_property
 _EUROPEAN_LEVEL = re.compile(r"(th|[bhl]wk)(\d{1,2})$")
 REGIONS = {"th": "t", "bwk": "t", "lwk": "l", "hwk": "c"}
 _MIN_LENGTH = 6  # shorter words have too many neighbours one letter away
+_MIN_DOUBLED = 5  # a letter that is doubled, or should be, is one too ("illiac")
 _MIN_SWAP_LENGTH = 4  # two letters exchanged ("vien") is a safer sign of a slip
 
 
@@ -50,6 +51,10 @@ class Words:
         """Words that a slip is corrected to. Earlier results are forgotten."""
         self._vocabulary = frozenset(words)
         self._cache.clear()
+
+    def knows(self, word: str) -> bool:
+        """Whether the lower-case ``word`` is one of the vocabulary, as it stands."""
+        return self.base(word) in self._vocabulary
 
     def _find(self, word: str) -> str:
         """Singular US form; a word one letter away from a known one becomes that one."""
@@ -121,4 +126,14 @@ def _is_slip(word: str, target: str) -> bool:
             i, j = differing
             return word[i] == target[j] and word[j] == target[i]
         return len(differing) == 1 and len(target) > _MIN_LENGTH
-    return abs(len(word) - len(target)) == 1 and len(target) >= _MIN_LENGTH
+    if abs(len(word) - len(target)) != 1:
+        return False
+    return len(target) >= _MIN_LENGTH or (
+        len(target) >= _MIN_DOUBLED and _is_doubled(max(word, target, key=len), word, target)
+    )
+
+
+def _is_doubled(longer: str, word: str, target: str) -> bool:
+    """Whether a letter is only doubled in one of the two ("illiac")."""
+    shorter = target if longer == word else word
+    return any(longer[:i] + longer[i + 1 :] == shorter for i in range(1, len(longer)) if longer[i] == longer[i - 1])

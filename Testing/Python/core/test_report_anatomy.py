@@ -118,8 +118,12 @@ def test_lungs_lobes_and_pleura(text, expected):
         ("The brachiocephalic and left subclavian veins.", {"brachiocephalic_vein_left", "brachiocephalic_vein_right"}),
         ("Adrenals: left 2 cm adenoma.", {"adrenal_gland_left"}),
         ("The stone in the middle calyx of the right kidney.", {"kidney_right"}),
-        ("Left external iliac vein and artery.", {"iliac_vena_left"}),
+        ("Left external iliac vein and artery.", {"iliac_vena_left", "iliac_artery_left"}),
         ("KIDNEYS: Stone, left lower pole.", {"kidney_left"}),
+        ("Left iliopsoas and gluteus medius muscles.", {"iliopsoas_left", "gluteus_medius_left"}),
+        ("Right gluteus medius + minimus.", {"gluteus_medius_right", "gluteus_minimus_right"}),
+        ("Right and left 3rd ribs.", {"rib_right_3", "rib_left_3"}),
+        ("Right renal artery narrowed; left: stent.", {"kidney_right", "kidney_left"}),
     ],
 )
 def test_a_side_holds_for_its_own_phrase_and_for_the_list_that_shares_it(text, expected):

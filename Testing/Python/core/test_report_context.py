@@ -79,3 +79,55 @@ def test_telling_a_person_at_the_end_keeps_the_finding_of_the_sentence():
 def test_a_line_that_ends_in_a_preposition_goes_on_in_the_next_one():
     text = "FINDINGS: The spinal canal is wide and there is a broad disc protrusion at\nL5-S1."
     assert [text[s.start : s.end] for s in parse_report(text).sentences] == [text.removeprefix("FINDINGS: ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Dual-chamber device with the lead tip at the RV apex.", {"heart"}),
+        ("Calcified left ventricular apical aneurysm.", {"heart"}),
+        ("Mass at the base of the bladder.", {"urinary_bladder"}),
+        ("Scarring at the right apex.", {"lung_upper_lobe_right"}),
+        ("Contusions in both inferior frontal lobes.", {"brain"}),
+        ("An IUD lies in the cervical canal.", set()),
+        ("At the level of the hypopharynx the airway is narrowed.", set()),
+        ("The airway is narrowed.", {"trachea"}),
+        ("D2 diverticulum.", {"duodenum"}),
+        ("Wedge fracture of the D2 vertebra.", {"vertebrae_T2"}),
+    ],
+)
+def test_a_word_of_several_meanings_takes_that_of_the_words_beside_it(text, expected):
+    assert segments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The esophagus is patulous with an air-fluid level.", {"esophagus"}),
+        ("Air-fluid levels.", {"small_bowel", "colon"}),
+        ("Stomach intrathoracic, no volvulus.", {"stomach"}),
+        ("Milk of calcium in the gallbladder.", {"gallbladder"}),
+        ("Fatty infiltration of the pancreas.", {"pancreas"}),
+        ("Opacification of the maxillary sinus.", set()),
+        ("Heart enlarged, small opacity on the left.", {"heart"} | LEFT_LUNG),
+        ("Terminal ileitis with a fistula to the sigmoid.", {"small_bowel", "colon"}),
+    ],
+)
+def test_a_finding_of_many_organs_lies_in_the_one_that_is_named(text, expected):
+    assert segments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Left adrenal nodule. For MDT.", set()),
+        ("No bowel obstruction. Ultrasound is recommended.", set()),
+        ("Left adrenal nodule. CT is recommended.", {"adrenal_gland_left"}),
+        ("Hip prosthesis on the left. No effusion.", {"hip_left", "femur_left"}),
+        ("FINDINGS:\nPANCREAS: Cyst in the tail. Mass in the head.", {"pancreas"}),
+        ("FINDINGS:\nSPINAL CANAL: Severe stenosis at L2-3.", {"spinal_cord", "vertebrae_L2", "vertebrae_L3"}),
+        ("Left rib fracture with a small right effusion.", RIGHT_LUNG | {f"rib_left_{n}" for n in range(1, 13)}),
+    ],
+)
+def test_a_continuation_takes_over_only_what_it_speaks_of(text, expected):
+    assert segments(text) == expected

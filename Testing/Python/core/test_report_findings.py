@@ -184,3 +184,17 @@ def test_a_date_is_no_citation():
 def test_a_sentence_that_only_compares_is_marked():
     sentences = parse_report("Left renal mass. Unchanged from the prior.").sentences
     assert [s.comparison_only for s in sentences] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Celiac axis tight at its origin, ?MALS.", {"present", "uncertain"}),
+        ("Liver lesion, metastasis until proven otherwise.", {"present", "uncertain"}),
+        ("The stomach holds food residue but is otherwise normal.", {"absent"}),
+        ("Ultrasound of the left kidney to sort out the lesion.", set()),
+        ("A cyst was considered in favor of endometrioma.", {"present", "uncertain"}),
+    ],
+)
+def test_what_the_vocabulary_lacks_keeps_the_status_of_its_cue(text, expected):
+    assert set(findings(text).values()) == expected

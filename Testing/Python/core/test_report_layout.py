@@ -26,6 +26,9 @@ def texts(text: str) -> list[str]:
         ("Liver normal.The spleen is large.", ["Liver normal.", "The spleen is large."]),
         ("THE CYST IS 2.1 CM. THE LIVER IS NORMAL.", ["THE CYST IS 2.1 CM.", "THE LIVER IS NORMAL."]),
         ("Cysts up to 1.6 cm. 1.1-cm myelolipoma.", ["Cysts up to 1.6 cm.", "1.1-cm myelolipoma."]),
+        ("Shift to the R. Loculated fluid on L.", ["Shift to the R.", "Loculated fluid on L."]),
+        ("Reported to R. Smith today.", ["Reported to R. Smith today."]),
+        ("Old trauma. and then the liver is large.", ["Old trauma.", "and then the liver is large."]),
     ],
 )
 def test_a_full_stop_inside_a_number_unit_or_abbreviation_ends_no_sentence(text, expected):
@@ -119,3 +122,10 @@ def test_indication_technique_and_comparison_have_no_links_and_no_findings():
 def test_an_empty_report_has_no_sentences():
     assert parse_report("").sentences == ()
     assert parse_report(" \n\t\r\n ...").sentences == ()
+
+
+def test_a_statement_that_begins_within_a_wrapped_line_goes_on_in_the_next_one():
+    wrapped = "FINDINGS:\nFLUID TRACKS INTO THE LEFT FISSURE. CARDIAC\nENLARGEMENT IS PRESENT. THE LIVER IS DENSE."
+    assert texts(wrapped) == [
+        "FLUID TRACKS INTO THE LEFT FISSURE.", "CARDIAC\nENLARGEMENT IS PRESENT.", "THE LIVER IS DENSE.",
+    ]  # fmt: skip
