@@ -14,7 +14,10 @@ from importlib import import_module
 from CTGroundedVLMLib import __version__
 from CTGroundedVLMLib.command_line import run_command
 
-_COMMANDS = ("CTGroundedVLMTraining.decompose.commands",)
+_COMMANDS = (
+    "CTGroundedVLMTraining.synthesize.commands",
+    "CTGroundedVLMTraining.decompose.commands",
+)
 
 EPILOG = """exit codes:
   0  done

@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from ..anatomy import findings as registry_findings
 from ..errors import InputError, OutputError
 from .abdomen import Abdomen
+from .body import Body
 from .canvas import ORIGIN_LPS, SPACING_IJK, Canvas
 from .chest import Chest
 from .findings import ABDOMEN_KINDS, CHEST_KINDS, PlantedFinding, Planter, choose_kinds
@@ -81,7 +82,7 @@ def make_phantom(seed: int = 0, kinds: Sequence[str] | None = None) -> Phantom:
             known = ", ".join(CHEST_KINDS + ABDOMEN_KINDS)
             raise InputError(f"{kind!r} cannot be planted; expected some of {known}")
     canvas = Canvas(rng, scale=float(rng.uniform(0.95, 1.03)))
-    trunk = Trunk(canvas, fat_mm=float(rng.uniform(10, 20)))
+    trunk = Trunk(canvas, Body(fat_mm=float(rng.uniform(10, 20))))
     chest = Chest(canvas, trunk, size=float(rng.uniform(0.87, 0.94)))
     trunk.draw()
     chest.draw()

@@ -7,17 +7,17 @@ that all organs drawn in them deform together. Arrays are ``kji``.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..anatomy import segment
+from .body import SAMPLE_GRID, UNENHANCED, Grid, Tissues
 
-SHAPE_KJI = (150, 188, 248)
-SPACING_IJK = (1.5, 1.5, 2.5)  # mm
-ORIGIN_LPS = (-185.25, -135.0, 0.0)  # mm, centre of voxel (0, 0, 0)
-_BEND_MM = 4.0  # how far the noise moves a point at most, per axis
+SPACING_IJK = SAMPLE_GRID.spacing_ijk
+ORIGIN_LPS = SAMPLE_GRID.origin_lps
 
 Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
@@ -49,10 +49,10 @@ def within(part: Box, whole: Box) -> Box:
     return tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, whole, strict=True))
 
 
-def smooth_noise(rng: np.random.Generator, correlation_mm: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, correlation_mm: float, grid: Grid = SAMPLE_GRID) -> np.ndarray:
     """A float32 field (K, J, I) of mean about 0 and standard deviation 1: cubic B-splines through white noise."""
     bases, knots = [], []
-    for count, step in zip(SHAPE_KJI, reversed(SPACING_IJK), strict=True):
+    for count, step in zip(grid.shape_kji, reversed(grid.spacing_ijk), strict=True):
         position = np.arange(count) * step / correlation_mm
         knots.append(int(position[-1]) + 4)
         distance = np.abs(position[:, None] + 1 - np.arange(knots[-1])[None, :])
@@ -69,37 +69,46 @@ class Canvas:
     """HU and labels under construction; later strokes cover earlier ones.
 
     ``hu``: float32 (K, J, I). ``labels``: uint8, TotalSegmentator v2. ``wobble``: smooth noise that roughens surfaces.
-    ``scale``: size of the patient, 1 is average.
+    ``scale``: size of the patient along x, y, z (or one for all); 1 is average. ``bend_mm``: how far the smooth noise moves
+    a point at most, per axis. ``tissues``: HU to paint with.
     """
 
-    def __init__(self, rng: np.random.Generator, scale: float) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        scale: float | tuple[float, float, float],
+        grid: Grid = SAMPLE_GRID,
+        bend_mm: float = 4.0,
+        tissues: Tissues = UNENHANCED,
+    ) -> None:
         self.rng = rng
-        self.scale = scale
-        self.hu = np.full(SHAPE_KJI, -1000, np.float32)
-        self.labels = np.zeros(SHAPE_KJI, np.uint8)
+        self.scale = scale if isinstance(scale, tuple) else (scale,) * 3
+        self.grid, self.bend_mm, self.tissues = grid, bend_mm, tissues
+        self.hu = np.full(grid.shape_kji, -1000, np.float32)
+        self.labels = np.zeros(grid.shape_kji, np.uint8)
         self.true_xyz = tuple(
             (origin + np.arange(count) * step).astype(np.float32)
-            for origin, count, step in zip(ORIGIN_LPS, SHAPE_KJI[::-1], SPACING_IJK, strict=True)
+            for origin, count, step in zip(grid.origin_lps, grid.shape_kji[::-1], grid.spacing_ijk, strict=True)
         )
+        self._sorted = tuple(values.tolist() for values in self.true_xyz)  # bisect is far quicker than NumPy's search
         self.xyz = []
         for axis, values in enumerate(self.true_xyz):
-            bend = _BEND_MM * np.tanh(smooth_noise(rng, 70.0) / 1.5)
+            bend = np.float32(bend_mm) * np.tanh(smooth_noise(rng, 70.0, grid) / 1.5)
             shape = [1, 1, 1]
             shape[2 - axis] = -1
-            bend += values.reshape(shape) / scale
+            bend += values.reshape(shape) / self.scale[axis]
             self.xyz.append(bend)
-        self.wobble = smooth_noise(rng, 22.0)
-        self.texture = smooth_noise(rng, 5.0)
+        self.wobble = smooth_noise(rng, 22.0, grid)
+        self.texture = smooth_noise(rng, 5.0, grid)
 
     # --- Shapes
 
     def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
         """The voxels that may hold points of the patient between two corners (x, y, z) in mm."""
         slices = []
-        for values, a, b in zip(self.true_xyz, low, high, strict=True):
-            start = np.searchsorted(values, (a - _BEND_MM) * self.scale)
-            stop = np.searchsorted(values, (b + _BEND_MM) * self.scale, side="right")
-            slices.append(slice(int(start), max(int(stop), int(start))))
+        for values, a, b, scale in zip(self._sorted, low, high, self.scale, strict=True):
+            start = bisect_left(values, (a - self.bend_mm) * scale)
+            slices.append(slice(start, max(bisect_right(values, (b + self.bend_mm) * scale), start)))
         return slices[2], slices[1], slices[0]
 
     def at(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,12 +153,14 @@ class Canvas:
         line = np.asarray(points, np.float32)
         radius = np.broadcast_to(np.asarray(radii, np.float32), len(line))
         reach = np.stack([radius, radius, radius / squash_z], axis=1) + 2
-        box = self.box((line - reach).min(0), (line + reach).max(0))
+        box = self.box((line - reach).min(0).tolist(), (line + reach).max(0).tolist())
+        if len(line) == 2:
+            return Region(box, self._capsule(box, line[0], line[1], float(radius[0]), float(radius[1]), squash_z))
         depth = np.full(self.hu[box].shape, -1e3, np.float32)
         for a, b, ra, rb, ca, cb in zip(
             line[:-1], line[1:], radius[:-1], radius[1:], reach[:-1], reach[1:], strict=True
         ):
-            part = self.box(np.minimum(a - ca, b - cb), np.maximum(a + ca, b + cb))
+            part = self.box(np.minimum(a - ca, b - cb).tolist(), np.maximum(a + ca, b + cb).tolist())
             inner = within(part, box)
             piece = self._capsule(part, a, b, float(ra), float(rb), squash_z)
             np.maximum(depth[inner], piece, out=depth[inner])
@@ -189,7 +200,7 @@ class Canvas:
 
     def blend(self, region: Region, hu: float) -> None:
         """Fill a shape that may be thinner than a voxel: each voxel takes the share that the shape covers of it."""
-        share = np.clip(region.depth / SPACING_IJK[0] + 0.5, 0, 1)
+        share = np.clip(region.depth / self.grid.spacing_ijk[0] + 0.5, 0, 1)
         self.hu[region.box] += share * (np.float32(hu) - self.hu[region.box])
 
     def bone(self, region: Region, name: str | None, cortex_mm: float = 1.8, marrow: float = 190) -> Region:

@@ -11,7 +11,6 @@ from ..anatomy import segment
 from .canvas import Canvas, Point, Region
 from .trunk import LOBES, Trunk
 
-_BLOOD = 41.0
 _AORTA_DESCENDING = [
     (27, 33, 296),
     (25, 36, 270),
@@ -62,10 +61,11 @@ class Chest:
         self._esophagus()
 
     def vessel(
-        self, points: Sequence[Point], radii: Sequence[float] | float, name: str | None, hu: float = _BLOOD
+        self, points: Sequence[Point], radii: Sequence[float] | float, name: str | None, hu: float | None = None
     ) -> None:
-        """A vessel in a thin sheath of fat that holds the lung off."""
+        """A vessel in a thin sheath of fat that holds the lung off; an artery by default."""
         canvas = self.canvas
+        hu = canvas.tissues.arterial if hu is None else hu
         region = canvas.tube(points, radii)
         sheath = region.grown(3.0)
         fresh = (canvas.hu[region.box] < -300) & sheath.inside & ~region.inside
@@ -96,10 +96,10 @@ class Chest:
         appendage = canvas.ellipsoid((52 * s, -40, 257), (13, 12, 11), rough=1.5)
         rim = appendage.grown(3)
         canvas.paint(rim.cut(np.where(canvas.hu[rim.box] < -300, np.float32(9), -1)), -90.0, "")
-        canvas.paint(appendage, _BLOOD, "atrial_appendage_left")
+        canvas.paint(appendage, canvas.tissues.left_heart, "atrial_appendage_left")
         for path in (LAD, RCA, [(22, -64, 262), (44, -48, 256), (58, -22, 244), (56, -6, 226)]):
             canvas.paint(self.on_heart(path, 4.5, heart), -85.0)  # fat in the groove of the artery
-            canvas.blend(self.on_heart(path, 1.7, heart), 42.0)
+            canvas.blend(self.on_heart(path, 1.7, heart), canvas.tissues.arterial + 1)
         self.heart = heart
 
     def _walls(self, heart: Region) -> np.ndarray:
@@ -110,7 +110,15 @@ class Chest:
         first = heart_frame()[0]
         centre = (x + 22 * s * first[0] + 8, y + 22 * s * first[1] + 8, z + 22 * s * first[2])
         depth = canvas.ellipsoid_depth(heart.box, centre, (44 * s, 31 * s, 30 * s), heart_frame())
-        return np.where((depth > 0) & (depth < 9), np.float32(51), np.float32(_BLOOD)) + 2 * canvas.texture[heart.box]
+        tissues = canvas.tissues
+        blood = np.float32(tissues.left_heart)
+        if tissues.right_heart != tissues.left_heart:
+            right = (depth <= 9) & (
+                canvas.at(heart.box)[0] < centre[0] - 0.6 * (canvas.at(heart.box)[1] - centre[1]) - 14
+            )
+            blood = np.where(right, np.float32(tissues.right_heart), blood)
+        wall = (depth > 0) & (depth < 9)
+        return np.where(wall, np.float32(tissues.myocardium), blood) + 2 * canvas.texture[heart.box]
 
     def on_heart(self, path: Sequence[Point], radius: float, heart: Region | None = None) -> Region:
         """A tube along a path that is drawn onto the heart's surface."""
@@ -131,7 +139,7 @@ class Chest:
     # --- Vessels and airways
 
     def _arteries(self) -> None:
-        self.vessel(AORTA, AORTA_RADII, "aorta")
+        self.vessel(AORTA, [r * f for r, f in zip(AORTA_RADII, self.trunk.body.aorta, strict=True)], "aorta")
         above = 390
         self.vessel([(-4, -18, 320), (-16, -14, 340), (-22, -8, 352)], 6.5, "brachiocephalic_trunk")
         self.vessel([(-22, -8, 352), (-40, -8, 362), (-62, 0, 368)], 5, "subclavian_artery_right")
@@ -144,20 +152,25 @@ class Chest:
             self.vessel([(3, 16, 78), (sign * 24, 24, 76), (sign * 42, 30, 72)], 2.6, None)
 
     def _veins(self) -> None:
-        trunk = [(12, -40, 258), (14, -36, 276), (16, -20, 290)]
-        self.vessel(trunk, [15, 14.5, 13.5], None)
-        self.vessel([trunk[-1], (-8, -8, 284), (-30, -4, 276)], [12, 11, 9.5], None)
-        self.vessel([trunk[-1], (28, -6, 288), (38, 4, 278)], [12, 11, 9.5], None)
-        self.vessel([(-24, -22, 340), (-27, -22, 300), (-25, -20, 262), (-24, -20, 244)], 9.5, "superior_vena_cava")
-        self.vessel([(-24, -22, 340), (-34, -20, 356), (-52, -14, 366)], 8, "brachiocephalic_vein_right")
-        self.vessel([(-24, -22, 336), (4, -36, 342), (30, -28, 354), (52, -16, 364)], 7, "brachiocephalic_vein_left")
+        trunk, tissues = [(12, -40, 258), (14, -36, 276), (16, -20, 290)], self.canvas.tissues
+        veins = tissues.venous
+        self.vessel(trunk, [15, 14.5, 13.5], None, tissues.pulmonary)
+        self.vessel([trunk[-1], (-8, -8, 284), (-30, -4, 276)], [12, 11, 9.5], None, tissues.pulmonary)
+        self.vessel([trunk[-1], (28, -6, 288), (38, 4, 278)], [12, 11, 9.5], None, tissues.pulmonary)
+        self.vessel(
+            [(-24, -22, 340), (-27, -22, 300), (-25, -20, 262), (-24, -20, 244)], 9.5, "superior_vena_cava", veins
+        )
+        self.vessel([(-24, -22, 340), (-34, -20, 356), (-52, -14, 366)], 8, "brachiocephalic_vein_right", veins)
+        self.vessel(
+            [(-24, -22, 336), (4, -36, 342), (30, -28, 354), (52, -16, 364)], 7, "brachiocephalic_vein_left", veins
+        )
         cava = [(-20, 20, -12), (-21, 19, 60), (-23, 14, 120), (-25, 6, 170), (-25, -6, 198), (-24, -12, 214)]
-        self.vessel(cava, [10, 11, 12, 13, 13, 13], "inferior_vena_cava", 42.0)
+        self.vessel(cava, [10, 11, 12, 13, 13, 13], "inferior_vena_cava", tissues.cava)
         for sign in (1, -1):
             for height in (244, 229):
                 course = [(14, -4, 0), (30, -6, 0), (48, -8, -2), (62, -8, -6)]
                 points = [(sign * x + (8 if x < 40 else 0), y, height + z) for x, y, z in course]
-                self.vessel(points, [7, 6, 5.5, 3.5], "pulmonary_vein")
+                self.vessel(points, [7, 6, 5.5, 3.5], "pulmonary_vein", tissues.pulmonary)
 
     def _airways(self) -> None:
         wall = 20.0
@@ -208,13 +221,13 @@ class Chest:
         for sign, hilum in _HILA.items():
             side = lungs & (canvas.xyz[0] * sign > 0)
             places = np.flatnonzero(side)
-            for count in (620, 420):
+            for count in self.trunk.body.lung_vessels:
                 chosen = canvas.rng.choice(places, count, replace=False)
                 points = np.stack([c.ravel()[chosen] for c in canvas.xyz], axis=1)
                 for a, b, ra, rb in vessel_tree(np.asarray(hilum, np.float32), points, canvas.rng):
                     region = canvas.tube([a, b], [ra, rb])
                     only = np.where(side[region.box], region.depth, np.float32(-9))
-                    canvas.blend(Region(region.box, only), 35.0)
+                    canvas.blend(Region(region.box, only), canvas.tissues.lung_vessel)
 
 
 def vessel_tree(

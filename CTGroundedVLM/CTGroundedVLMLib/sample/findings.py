@@ -113,7 +113,7 @@ class Planter:
         mask = lung & (wall < thickness * share)
         canvas.hu[box][mask] = 9
         canvas.labels[box][mask] = 0
-        measured = round(float(np.percentile(wall[mask], 99.5)) * canvas.scale)
+        measured = round(float(np.percentile(wall[mask], 99.5)) * canvas.scale[1])
         words = {"side": side, "amount": "small" if measured < 20 else "moderate"}
         lower = tuple(name for name in lobes if "lower" in name)
         return PlantedFinding("pleural effusion", "lung", "Pleural effusion", lower, (measured,), box, mask, words)

@@ -51,10 +51,14 @@ class Skeleton:
         for side, sign in _SIDES:
             erector = [(sign * 33, spine_y(z) + 37, z) for z in heights]
             region = canvas.tube(erector, [19 if z < 150 else 15 for z in heights])
-            marbled = np.where(canvas.texture[region.box] > 1.7, np.float32(-40), 52 + 5 * canvas.texture[region.box])
+            marbled = np.where(
+                canvas.texture[region.box] > 1.7,
+                np.float32(-40),
+                canvas.tissues.muscle - 2 + 5 * canvas.texture[region.box],
+            )
             canvas.paint(region.cut(self.trunk.skin[region.box] - 8), marbled, f"autochthon_{side}")
             psoas = canvas.tube([(sign * 43, 42, -12), (sign * 37, 42, 40), (sign * 28, 44, 90)], [21, 15, 5])
-            canvas.paint(psoas, 56 + 4 * canvas.texture[psoas.box], f"iliopsoas_{side}")
+            canvas.paint(psoas, canvas.tissues.muscle + 2 + 4 * canvas.texture[psoas.box], f"iliopsoas_{side}")
 
     def _vertebrae(self) -> None:
         canvas = self.canvas
@@ -63,9 +67,11 @@ class Skeleton:
             middle = (low + high) / 2
             back = spine_y(middle)
             body = self._body(back, low + 0.2 * (high - low), high, 21 * size, 16 * size)
+            if self.trunk.body.fracture and self.trunk.body.fracture[0] == level:
+                body = self._crushed(body, back, 16 * size, self.trunk.body.fracture[1] * 0.8 * (high - low))
             disc = self._body(back, low, low + 0.2 * (high - low), 20 * size, 15 * size)
             canvas.paint(disc, 82.0)
-            canvas.bone(body, f"vertebrae_{level}", marrow=175)
+            canvas.bone(body, f"vertebrae_{level}", marrow=canvas.tissues.marrow)
             arch = [
                 canvas.tube([(s * 11, back + 10 * size, middle), (s * 14, back + 22, middle)], 4.6) for s in (1, -1)
             ]
@@ -84,6 +90,21 @@ class Skeleton:
         bean = np.sqrt(x**2 + (y - back - depth - 5) ** 2) - 8  # the dent of the canal
         around = np.minimum((1 - radius) * np.float32(depth), bean)
         return Region(box, np.minimum(around, np.minimum(z - low, high - z)))
+
+    def _crushed(self, body: Region, back: float, half_mm: float, loss_mm: float) -> Region:
+        """A vertebral body whose upper endplate has sunk by ``loss_mm`` in front and half of it at the back."""
+        canvas = self.canvas
+        _, y, _ = canvas.at(body.box)
+        sunk = np.float32(loss_mm) * (0.75 - 0.25 * np.clip((y - back) / half_mm, -1, 1))
+        room = body.grown(1.5)
+        canvas.paint(room, 60.0)  # disc and blood where bone was
+        top = np.where(body.depth > -3, self._below_top(body), np.float32(-9))
+        return body.cut(top - sunk)
+
+    def _below_top(self, body: Region) -> np.ndarray:
+        """Distance in mm below the highest point of a shape, on its box."""
+        z = self.canvas.at(body.box)[2]
+        return float(z[body.inside].max(initial=-np.inf)) - z
 
     def _cord(self) -> None:
         heights = range(-10, 390, 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .body import AVERAGE, Body
 from .canvas import Canvas, Region
 
 LOBES = (
@@ -71,13 +72,15 @@ def smooth_min(a: np.ndarray, b: np.ndarray, round_mm: float) -> np.ndarray:
 class Trunk:
     """Depth fields of the envelope in mm (K, J, I), positive inside: ``skin``, ``cavity``, ``below_diaphragm``."""
 
-    def __init__(self, canvas: Canvas, fat_mm: float) -> None:
+    def __init__(self, canvas: Canvas, body: Body = AVERAGE) -> None:
         self.canvas = canvas
+        self.body = body
         self.skin = self._outline(_SKIN) + canvas.wobble
+        if body.skin_mm:
+            self.skin += np.float32(body.skin_mm)
         self.cavity = self._outline(_CAVITY) + np.float32(1.5) * canvas.wobble
         self.below_diaphragm = self._diaphragm_height() - canvas.xyz[2]
         self.whole = (slice(None),) * 3
-        self._fat_mm = fat_mm
 
     def draw(self) -> None:
         """Paint couch, skin, fat, muscle, the fat that fills the cavity, and the lungs."""
@@ -102,7 +105,8 @@ class Trunk:
         """Height of the diaphragm in mm over each voxel: two domes that fall off towards the ribs."""
         x, y, _ = self.canvas.xyz
         domes = []
-        for side, peak in ((-1, 197.0), (1, 186.0)):
+        right, left = self.body.diaphragm_mm
+        for side, peak in ((-1, 197.0 + right), (1, 186.0 + left)):
             lateral = np.clip(x * side - 55, 0, None) / 78
             medial = np.clip(60 - x * side, 0, None) / 70
             back, front = np.clip(y + 8, 0, None) / 90, np.clip(-y - 8, 0, None) / 85
@@ -113,7 +117,7 @@ class Trunk:
     def _couch(self) -> None:
         """A thin curved carbon shell with a foam core under the back; it does not bend with the patient."""
         x, y, _ = self.canvas.true_xyz
-        top = np.float32(119 * self.canvas.scale) - (x[None, :] / 60) ** 2 * 0.8
+        top = np.float32(119 * self.canvas.scale[1] + self.body.skin_mm) - (x[None, :] / 60) ** 2 * 0.8
         below = y[:, None] - top
         plane = np.where((below > 0) & (below < 20) & (np.abs(x[None, :]) < 172), np.float32(-930), np.float32(-1000))
         shell = ((below > 0) & (below < 2.2)) | ((below > 17.8) & (below < 20))
@@ -122,13 +126,13 @@ class Trunk:
 
     def _wall(self) -> None:
         canvas, (x, y, _) = self.canvas, self.canvas.xyz
-        fat = np.float32(self._fat_mm) * (1 + 0.25 * np.abs(x) / 160 - 0.2 * (y > 60)) + 2 * canvas.wobble
-        hu = np.where(self.skin < 2.2, np.float32(25), -105 + 5 * canvas.texture)
+        fat = np.float32(self.body.fat_mm) * (1 + 0.25 * np.abs(x) / 160 - 0.2 * (y > 60)) + 2 * canvas.wobble
+        hu = np.where(self.skin < 2.2, np.float32(25), canvas.tissues.fat + 5 * canvas.texture)
         outside = -self.cavity
         # Wavy fat planes between layers of muscle; the outer one comes and goes.
         plane = np.abs(outside - 13 - 3 * canvas.wobble) < 1.0
         plane |= (np.abs(outside - 33 - 9 * canvas.wobble - 0.15 * y) < 1.3) & (canvas.wobble > -0.8)
-        muscle = np.where(plane, np.float32(-55), 54 + 5 * canvas.texture)
+        muscle = np.where(plane, np.float32(-55), canvas.tissues.muscle + 5 * canvas.texture)
         muscle[canvas.texture > 1.9] = -30
         np.copyto(hu, muscle, where=self.skin > fat + 2.2)
         canvas.paint(Region(self.whole, self.skin), hu)
@@ -145,7 +149,7 @@ class Trunk:
         canvas, (x, y, z) = self.canvas, self.canvas.xyz
         beside = np.abs(x) - _lookup(_MEDIASTINUM, 1, y) - 2 * canvas.wobble
         lung = smooth_min(smooth_min(self.cavity - 2, -self.below_diaphragm, 5.0), beside, 10.0)
-        hu = np.float32(-838) + np.float32(0.45) * y + 12 * canvas.texture + 10 * canvas.wobble
+        hu = np.float32(canvas.tissues.lung) + np.float32(0.45) * y + 12 * canvas.texture + 10 * canvas.wobble
         oblique = 243 + np.float32(0.95) * y + 3 * canvas.wobble  # height of the oblique fissure over each voxel
         minor = 252 - np.float32(0.12) * (y + 60) + 3 * canvas.wobble
         middle = (x < 0) & (z < minor) & (z > oblique)
