@@ -268,10 +268,10 @@ def test_findings_are_chosen_by_organ_and_set():
         "Coronary artery wall calcification",
     ]
     assert anatomy.findings("trachea") == ()
-    assert anatomy.finding_sets() == ("fvlm16", "radar146")
+    assert anatomy.finding_sets() == ("fvlm16", "radar146", "additional")
     with pytest.raises(InputError, match=r"'livr'; did you mean liver"):
         anatomy.findings("livr")
-    with pytest.raises(InputError, match="expected one of fvlm16, radar146"):
+    with pytest.raises(InputError, match="expected one of fvlm16, radar146, additional"):
         anatomy.findings(in_set="fvlm17")
 
 
