@@ -17,6 +17,9 @@ from CTGroundedVLMLib.command_line import run_command
 _COMMANDS = (
     "CTGroundedVLMTraining.synthesize.commands",
     "CTGroundedVLMTraining.decompose.commands",
+    "CTGroundedVLMTraining.data.commands",
+    "CTGroundedVLMTraining.train_commands",
+    "CTGroundedVLMTraining.evaluate.commands",
 )
 
 EPILOG = """exit codes:

@@ -1,0 +1,5 @@
+"""Evaluation: protocols, metrics with intervals, calibration, grounding and retrieval.
+
+``protocols`` says what is asked; ``tables`` and ``joining`` bring scores and labels together; ``evaluation`` measures them;
+``outputs`` writes. ``model_scores`` makes scores with a model, ``grounding`` and ``retrieval`` measure the rest of it.
+"""

@@ -1,0 +1,242 @@
+"""Scores and labels brought together by volume, and everything that did not find its match.
+
+Shapes: N volumes, F items of the protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from CTGroundedVLMLib.errors import InputError
+
+from .protocols import Item, Protocol, Question, choose_protocol
+from .tables import PATIENT_COLUMNS, Table, id_column_of, labels, listed, probabilities, read_header, read_table
+
+_CT_RATE_NAME = re.compile(r"^([a-z]+_\d+)_[a-z]+_\d+$")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The volumes that have a row in both tables.
+
+    ``scores_NF``: NaN where there is no score. ``labels_NF``: 1, 0, NaN where unknown. ``unmatched``: by kind, what found no
+    match. ``patient_rule``: how patients were told. ``reasons``: item key -> why it has no scores or no labels at all.
+    """
+
+    volumes: tuple[str, ...]
+    patients: tuple[str, ...]
+    scores_NF: np.ndarray
+    labels_NF: np.ndarray
+    unmatched: Mapping[str, tuple[str, ...]]
+    patient_rule: str
+    reasons: Mapping[str, str]
+
+    def select(self, chosen_N: np.ndarray) -> Dataset:
+        """The volumes that the mask or the indices name."""
+        numbers = np.arange(len(self.volumes))[chosen_N]
+        return Dataset(
+            tuple(self.volumes[n] for n in numbers),
+            tuple(self.patients[n] for n in numbers),
+            self.scores_NF[numbers],
+            self.labels_NF[numbers],
+            self.unmatched,
+            self.patient_rule,
+            self.reasons,
+        )
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers has to know, one sentence each."""
+        notes = [f"{len(names)} {kind}: {listed(names)}" for kind, names in self.unmatched.items() if names]
+        return [*notes, *self.reasons.values(), f"patients: {self.patient_rule}"]
+
+
+def read_dataset(
+    scores: Path,
+    labels_path: Path,
+    protocol_name: str,
+    label_map: str | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> tuple[Protocol, Dataset]:
+    """The protocol and the joined tables.
+
+    Args:
+        patients: volume key -> patient, where it is known from elsewhere (a manifest); volumes that it lacks are left out.
+
+    Raises:
+        InputError: a table cannot be read, or nothing of the two tables matches.
+    """
+    label_header = read_header(labels_path)
+    protocol = choose_protocol(protocol_name, label_header, label_map)
+    wanted = [c for item in protocol.items for c in label_columns(item, label_header)]
+    label_table = read_table(labels_path, lambda header: [*wanted, *_patient_columns(header)])
+    score_header = read_header(scores)
+    found = {question: score_column(question, score_header, scores) for question in protocol.questions}
+    used = [column for column in found.values() if column]
+    score_table = read_table(scores, lambda header: [*used, *_patient_columns(header)])
+    return protocol, _join(protocol, score_table, label_table, found, patients)
+
+
+def _patient_columns(header: Sequence[str]) -> list[str]:
+    return [name for name in header if name in PATIENT_COLUMNS][:1]
+
+
+def score_column(question: Question, header: Sequence[str], path: Path) -> str | None:
+    """The column with the question's scores: ours, the release's, or the finding's plain name.
+
+    Raises:
+        InputError: two columns hold it.
+    """
+    release = f"{question.organ}_{question.finding}_{question.negative}_{question.positive}"
+    other_prompts = [name for name in header if name.startswith(f"{question.organ}_{question.finding}_")]
+    for names in ([question.key], [release], other_prompts, [question.finding]):
+        held = [name for name in header if name in names]
+        if len(held) > 1:
+            raise InputError(f"{path}: {question.key} has {len(held)} columns: {listed(held)}. Remove all but one.")
+        if held:
+            return held[0]
+    return None
+
+
+def label_columns(item: Item, header: Sequence[str]) -> list[str]:
+    """The columns of which any makes the item positive: of that name, or "name*location" as RAD-ChestCT has them."""
+    lower = [name.lower() for name in item.labels]
+    exact = [name for name in header if name.lower() in lower]
+    located = [name for name in header if "*" in name and name.partition("*")[0].strip().lower() in lower]
+    return exact + located or [name for name in header if name == item.key]
+
+
+def _join(
+    protocol: Protocol,
+    scores: Table,
+    label_table: Table,
+    columns: Mapping[Question, str | None],
+    patients: Mapping[str, str] | None,
+) -> Dataset:
+    label_rows = {key: n for n, key in enumerate(label_table.keys)}
+    known = set(label_rows) if patients is None else label_rows.keys() & patients.keys()
+    kept = [n for n, key in enumerate(scores.keys) if key in known]
+    if not kept:
+        raise InputError(
+            f"No volume of {scores.path} has a row in {label_table.path}: {listed(scores.keys, 2)} against "
+            f"{listed(label_table.keys, 2)}. Are they of the same data set?"
+        )
+    volumes = tuple(scores.keys[n] for n in kept)
+    score_values = {q: probabilities(scores, c) for q, c in columns.items() if c}
+    rows = [label_rows[volume] for volume in volumes]
+    score_NF = np.stack([_item_scores(item, score_values, len(scores.keys))[kept] for item in protocol.items], 1)
+    label_NF = np.stack([_item_labels(item, label_table)[rows] for item in protocol.items], 1)
+    reasons = _reasons(protocol, columns, score_NF, label_table, scores.path)
+    if len(reasons) == len(protocol.items):
+        raise InputError(f"Nothing can be evaluated by the protocol {protocol.name}: {next(iter(reasons.values()))}.")
+    own, rule = _patients(volumes, scores, label_table, patients)
+    return Dataset(volumes, own, score_NF, label_NF, _unmatched(scores, label_table, columns, known), rule, reasons)
+
+
+def _item_scores(item: Item, values: Mapping[Question, np.ndarray], length: int) -> np.ndarray:
+    """The highest of its questions' scores; missing where one of them is, for a maximum over fewer means something else."""
+    if any(question not in values for question in item.questions):
+        return np.full(length, np.nan)
+    return np.max([values[question] for question in item.questions], axis=0)
+
+
+def _item_labels(item: Item, table: Table) -> np.ndarray:
+    """1 where any column is 1, else NaN where one is unknown, else 0."""
+    names = label_columns(item, table.header)
+    if not names:
+        return np.full(len(table.keys), np.nan)
+    values = np.stack([labels(table, name) for name in names])
+    return np.where((values == 1).any(0), 1.0, values.max(0))
+
+
+def _reasons(
+    protocol: Protocol, columns: Mapping[Question, str | None], scores_NF: np.ndarray, label_table: Table, path: Path
+) -> dict[str, str]:
+    reasons = {}
+    for n, item in enumerate(protocol.items):
+        lacking = [question.key for question in item.questions if columns[question] is None]
+        if not label_columns(item, label_table.header):
+            reasons[item.key] = f"{item.key}: {label_table.path} has no column {listed(item.labels)}"
+        elif lacking:
+            reasons[item.key] = f"{item.key}: {path} has no column for {listed(lacking)}"
+        elif np.isnan(scores_NF[:, n]).all():
+            reasons[item.key] = f"{item.key}: no volume has a score"
+    return reasons
+
+
+def _unmatched(
+    scores: Table, label_table: Table, columns: Mapping[Question, str | None], known: set[str]
+) -> dict[str, tuple[str, ...]]:
+    scored, used = set(scores.keys), set(columns.values())
+    aside = {id_column_of(scores.header), *PATIENT_COLUMNS, "", "Unnamed: 0"}
+    return {
+        "volumes with scores but without labels, left out": tuple(k for k in scores.keys if k not in known),
+        "volumes with labels but without scores, left out": tuple(
+            k for k in label_table.keys if k in known and k not in scored
+        ),
+        "score columns that the protocol does not use": tuple(
+            c for c in scores.header if c not in used and c not in aside
+        ),
+        "score columns made with other prompts than the protocol's": tuple(
+            column for question, column in columns.items() if column and _other_prompts(question, column)
+        ),
+    }
+
+
+def _other_prompts(question: Question, column: str) -> bool:
+    return column not in (
+        question.key,
+        question.finding,
+        f"{question.organ}_{question.finding}_{question.negative}_{question.positive}",
+    )
+
+
+def _patients(
+    volumes: Sequence[str], scores: Table, label_table: Table, given: Mapping[str, str] | None
+) -> tuple[tuple[str, ...], str]:
+    if given is not None:
+        return tuple(given[volume] for volume in volumes), "as the manifest says"
+    for table in (label_table, scores):
+        for name in PATIENT_COLUMNS:
+            if name in table.columns:
+                of = dict(zip(table.keys, table.columns[name], strict=True))
+                empty = [volume for volume in volumes if not of[volume].strip()]
+                if empty:
+                    raise InputError(f"{table.path}, column {name!r}: no patient for {listed(empty)}. Fill it in.")
+                return tuple(of[volume].strip() for volume in volumes), f"column {name} of {table.path}"
+    matches = [_CT_RATE_NAME.match(volume) for volume in volumes]
+    if all(matches):
+        return tuple(match[1] for match in matches), "from CT-RATE's volume names (split_patient_scan_reconstruction)"
+    rule = "not known, so every volume counts as a patient of its own: intervals are too narrow where patients have several"
+    return tuple(volumes), f"{rule}. A column {PATIENT_COLUMNS[0]} in either table tells them"
+
+
+def check_no_patient_in_both(test: Dataset, validation: Dataset) -> None:
+    """Thresholds and calibration from patients that are tested would flatter. Raises InputError, with their names."""
+    both = sorted(set(test.patients) & set(validation.patients))
+    if both:
+        raise InputError(
+            f"{len(both)} patients are in the validation and in the test split: {listed(both)}. Split by patient "
+            "(--hold-out SHARE does)."
+        )
+
+
+def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(test, validation): ``share`` of the patients, drawn by ``seed``, becomes the validation split.
+
+    Raises:
+        InputError: the share leaves one of the two without patients.
+    """
+    patients = sorted(set(data.patients))
+    number = round(share * len(patients))
+    if not 0 < number < len(patients):
+        raise InputError(
+            f"--hold-out {share:g} of {len(patients)} patients leaves one split empty; give a share between 0 and 1."
+        )
+    drawn = set(np.random.default_rng(seed).permutation(patients)[:number].tolist())
+    held_N = np.array([patient in drawn for patient in data.patients])
+    return data.select(~held_N), data.select(held_N)
