@@ -1,0 +1,348 @@
+"""CTGroundedVLM in 3D Slicer: module, parameter node, panel and logic. Wiring only; the work is done in CTGroundedVLMLib.
+
+Nothing heavy is imported here or by the panel: inference runs in a process of its own (CTGroundedVLMLib.worker).
+"""
+# ruff: noqa: N802, PT009  (Slicer's naming and test class)
+
+import enum
+import logging
+from typing import Annotated
+
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+class CTGroundedVLM(ScriptedLoadableModule):
+    """Describes the module to Slicer."""
+
+    def __init__(self, parent) -> None:
+        super().__init__(parent)
+        self.parent.title = "CTGroundedVLM"
+        self.parent.categories = ["Informatics"]
+        self.parent.dependencies = []
+        self.parent.contributors = ["CTGroundedVLM contributors"]
+        self.parent.helpText = _(
+            "Links the segments of a CT to the sentences of its radiology report, scores findings per organ with a "
+            "fine-grained vision-language model, and shows where in the organ the image speaks for a finding. "
+            "Research use only; not a medical device. No data leaves this computer."
+        )
+        self.parent.acknowledgementText = _(
+            "Method: Shui et al., Large-scale and Fine-grained Vision-language Pre-training for Enhanced CT Image "
+            "Understanding, ICLR 2025. Segmentation: Wasserthal et al., TotalSegmentator, Radiology: AI 2023."
+        )
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
+
+
+def onStartupCompleted() -> None:
+    """Register the sample data; go on with an installation that Slicer was restarted for."""
+    from CTGroundedVLMLib.dependencies import DependencyInstaller
+    from CTGroundedVLMLib.sample_data import PhantomSample
+    from CTGroundedVLMLib.widget.errors import shown_errors
+
+    PhantomSample(slicer).register()
+    with shown_errors(_("The installation of CTGroundedVLM's Python packages did not end well.")):
+        DependencyInstaller(slicer).resume()
+
+
+class AnalysisMode(enum.Enum):
+    """How organs are put into the model's windows; names are pipeline.AnalysisOptions.mode."""
+
+    shared = 1
+    reference = 2
+
+    def label(self) -> str:
+        """What the panel says."""
+        return _("Shared windows (fast)") if self is AnalysisMode.shared else _("One window per organ (as released)")
+
+
+@parameterNodeWrapper
+class CTGroundedVLMParameterNode:
+    """The panel's choices, saved with the scene.
+
+    ``model``: what ``find_model`` takes, "" for the first of the list. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    inputVolume: slicer.vtkMRMLScalarVolumeNode
+    inputSegmentation: slicer.vtkMRMLSegmentationNode
+    segmentAutomatically: bool = False
+    reportNode: slicer.vtkMRMLTextNode
+    model: str = ""
+    device: str = "auto"
+    mode: AnalysisMode = AnalysisMode.shared
+    heatmapCount: Annotated[int, WithinRange(0, 20)] = 4
+    heatmapOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+
+
+class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: parts of CTGroundedVLMLib.widget, tied to the parameter node and the logic."""
+
+    def __init__(self, parent=None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._guiTag = None
+        self._entered = False
+
+    def setup(self) -> None:
+        """Load the .ui file and connect everything; called once, when the module is opened first."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/CTGroundedVLM.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        from CTGroundedVLMLib.widget.panel import Panel
+
+        self.logic = CTGroundedVLMLogic()
+        self.panel = Panel(self.ui, slicer.mrmlScene, self.logic)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """The panel is about to be destroyed: end the worker and forget all observers."""
+        self.setParameterNode(None)
+        self.removeObservers()
+        self.panel.close()
+        self.logic.close()
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        self._entered = True
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The user goes to another module: do not follow the parameter node; a running analysis goes on."""
+        self._entered = False
+        self.setParameterNode(None)
+
+    def onSceneStartClose(self, caller, event) -> None:
+        """Everything that is shown, and what is being analysed, is about to go."""
+        self.panel.on_scene_closing()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event) -> None:
+        """Begin anew."""
+        if self._entered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """A scene was loaded: show its analysis again."""
+        if self._entered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Take the scene's parameter node, and choose what there is to choose."""
+        self.setParameterNode(self.logic.getParameterNode())
+        self.panel.choose_defaults()
+        self.panel.show_saved_analysis()
+
+    def setParameterNode(self, parameterNode: CTGroundedVLMParameterNode | None) -> None:
+        """Connect the widgets with this parameter node, and with no other."""
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        self._parameterNode = parameterNode
+        self.panel.set_parameter_node(parameterNode)
+        if parameterNode is not None:
+            # connectGui() would find the same widgets, but in Slicer 5.12 it returns no tag to disconnect them by
+            widgets = {w.property("SlicerParameterName"): w for w in vars(self.ui).values()}
+            widgets.pop(None, None)
+            self._guiTag = parameterNode.connectParametersToGui(widgets)
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+            self.onParametersModified()
+
+    def onParametersModified(self, caller=None, event=None) -> None:
+        """A choice has changed, by the user or by a script."""
+        self.panel.update_from_parameter_node()
+
+
+class CTGroundedVLMLogic(ScriptedLoadableModuleLogic):
+    """Analyses nodes of the scene; for the panel and for scripts. Shows no dialogs.
+
+    ``onLog`` gets the worker's log, line by line.
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.onLog = logging.info
+        self._analysis = None
+        self._client = None
+        self._wrapper = None
+
+    def getParameterNode(self) -> CTGroundedVLMParameterNode:
+        """The scene's parameter node; the same object as long as the node is the same."""
+        node = super().getParameterNode()
+        if self._wrapper is None or self._wrapper.parameterNode is not node:
+            self._wrapper = CTGroundedVLMParameterNode(node)
+        return self._wrapper
+
+    @property
+    def analysis(self):
+        """The running parts (CTGroundedVLMLib.widget.scene_analysis.SceneAnalysis), made when they are needed first."""
+        if self._analysis is None:
+            from CTGroundedVLMLib.analysis_job import AnalysisService
+            from CTGroundedVLMLib.process_qt import QProcessRunner, QtScheduler, pythonProgram
+            from CTGroundedVLMLib.widget.scene_analysis import SceneAnalysis
+            from CTGroundedVLMLib.worker_client import WorkerClient
+
+            scheduler = QtScheduler()
+            self._client = WorkerClient(QProcessRunner, python=pythonProgram(), on_log=lambda line: self.onLog(line))
+            self._analysis = SceneAnalysis(AnalysisService(self._client, scheduler), scheduler, slicer.mrmlScene)
+        return self._analysis
+
+    @property
+    def busy(self) -> bool:
+        """Whether an analysis or a question is under way."""
+        return self._analysis is not None and self._analysis.busy
+
+    @property
+    def workerPid(self) -> int | None:
+        """The worker's process id, for a process monitor; None where none has started."""
+        return self._client.pid if self._client is not None else None
+
+    def analyze(
+        self, volumeNode, segmentationNode=None, report="", model="", device="auto", options=None, onDone=None,
+        onError=None, onProgress=None, onCancelled=None,
+    ):  # fmt: skip
+        """Analyse a CT and put the result's nodes into the scene.
+
+        :param segmentationNode: None: TotalSegmentator makes one.
+        :param report: the report's text, or its vtkMRMLTextNode.
+        :param model: "untrained", an installed model's name or a model folder; "": the first installed one, or "untrained".
+        :param options: fields of CTGroundedVLMLib.pipeline.AnalysisOptions, e.g. {"mode": "reference", "heatmaps": 8}.
+        :param onDone: called with the result; without it this method blocks and returns the result.
+        :param onError: called with the error where onDone is given; without onDone errors are raised.
+        :return: CTGroundedVLMLib.types.AnalysisResult, or None with onDone. The nodes: ``logic.analysis.nodes``.
+        """
+        from CTGroundedVLMLib.analysis_job import JobSettings
+        from CTGroundedVLMLib.folders import cache_folder
+        from CTGroundedVLMLib.models_admin import list_models
+        from CTGroundedVLMLib.widget.scene_analysis import Inputs, Outcome
+
+        isNode = isinstance(report, slicer.vtkMRMLTextNode)
+        text, source = (report.GetText() or "", report.GetName()) if isNode else (report, "")
+        inputs = Inputs(volumeNode, segmentationNode, text, report if isNode else None, source)
+        settings = JobSettings(
+            model or list_models()[0].choice, device, {"cache_folder": str(cache_folder())} | dict(options or {})
+        )
+        outcome = Outcome(onDone, onError, onProgress, onCancelled)
+        self._waitForDevices()
+        self.analysis.analyze(inputs, settings, outcome.listener)
+        return outcome.wait(self.analysis) if onDone is None else None
+
+    def ask(self, organ, text, onDone, onError) -> None:
+        """Score a finding in free words in the last analysed CT; ``onDone(FindingScore, Heatmap)`` follows.
+
+        :param organ: None: the organ that the words name.
+        """
+        self._waitForDevices()
+        self.analysis.ask(organ, text, onDone, onError)
+
+    def requestHeatmap(self, organ, finding, onDone, onError) -> None:
+        """Add the heatmap of a scored finding to the scene; ``onDone(Heatmap)`` follows."""
+        self._waitForDevices()
+        self.analysis.heatmap(organ, finding, onDone, onError)
+
+    def goToCitation(self, volumeNode, citation) -> None:
+        """Show the image that a report cites: of this volume, or of another loaded one.
+
+        :param citation: CTGroundedVLMLib.types.Citation.
+        """
+        from CTGroundedVLMLib.errors import InputError
+        from CTGroundedVLMLib.mrml_io import display, find_citation
+
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        volumes.sort(key=lambda node: node is not volumeNode)
+        found = find_citation(volumes, citation, slicer.dicomDatabase.fileForInstance)
+        if found is None:
+            series = "" if citation.series is None else f" of series {citation.series}"
+            raise InputError(
+                f"Image {citation.image}{series} is in none of the loaded volumes, as far as their DICOM headers tell. "
+                "Load that series with the DICOM module."
+            )
+        if found[0] is not volumeNode:
+            slicer.util.setSliceViewerLayers(background=found[0])
+        display.jump_to(slicer.mrmlScene, found[1])
+
+    def heatmap(self, result, organ, text):
+        """Score a finding in free words in an organ of the last analysis; blocks. Its volume node is added to the scene.
+
+        :return: CTGroundedVLMLib.types.Heatmap.
+        """
+        return self.score(result, organ, text)[1]
+
+    def score(self, result, organ, text):
+        """As ``heatmap``; returns (FindingScore, Heatmap)."""
+        from CTGroundedVLMLib.errors import InputError
+        from CTGroundedVLMLib.widget.scene_analysis import Outcome
+
+        if self.analysis.result is not result or result is None:
+            raise InputError("The encoded image of this result is no longer in memory. Analyze the CT again.")
+        outcome = Outcome()
+        self.ask(organ, text, lambda *answer: outcome.done(answer), outcome.failed)
+        return outcome.wait(self.analysis)
+
+    def requestDevices(self, onDone) -> None:
+        """Ask an idle worker which devices this computer has; ``onDone`` gets them (see worker_requests.hello)."""
+        if self._client is not None and self._client.state == "idle":
+            self._client.request(
+                "hello", {}, on_progress=lambda stage, fraction: None,
+                on_done=lambda value: onDone(value["devices"]), on_error=lambda error: self.onLog(str(error)),
+            )  # fmt: skip
+
+    def _waitForDevices(self) -> None:
+        """The worker takes one request at a time: let it answer ``requestDevices`` first (a few milliseconds)."""
+        if self._client is not None and not self.busy:
+            self._client.wait(5.0)
+
+    def close(self) -> None:
+        """End the worker and remove temporary files."""
+        if self._analysis is not None:
+            self._analysis.close()
+
+
+class CTGroundedVLMTest(ScriptedLoadableModuleTest):
+    """The scenario of the tutorial on the sample data, for a real Slicer with the Python packages installed."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Run all tests."""
+        self.setUp()
+        self.test_SamplePatient()
+
+    def test_SamplePatient(self) -> None:
+        """Analyse, ask, save nothing: nodes and numbers are there, and the scene keeps its inputs."""
+        from CTGroundedVLMLib.sample_data import PhantomSample
+
+        self.delayDisplay("Load the synthetic patient")
+        sample = PhantomSample(slicer).load()
+        logic = CTGroundedVLMLogic()
+        try:
+            self.delayDisplay("Analyze it with the untrained model")
+            result = logic.analyze(sample.volume, sample.segmentation, report=sample.report, model="untrained")
+            self.assertFalse(result.model.trained)
+            self.assertTrue(any(score.probability is not None for score in result.findings))
+            self.assertTrue(any("liver" in link.segments for link in result.links))
+            self.assertEqual(len(logic.analysis.nodes.heatmaps), len(result.heatmaps))
+            heatmap = logic.heatmap(result, "liver", "hypodense lesion")
+            self.assertEqual(heatmap.organ, "liver")
+            self.assertIn(("liver", "hypodense lesion"), logic.analysis.nodes.heatmaps)
+        finally:
+            logic.close()
+        self.delayDisplay("Test passed")

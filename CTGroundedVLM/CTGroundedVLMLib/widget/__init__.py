@@ -1,0 +1,1 @@
+"""Parts of the Slicer panel. Only files here that show something import qt; nothing here imports torch."""

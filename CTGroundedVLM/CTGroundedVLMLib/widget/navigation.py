@@ -1,0 +1,223 @@
+"""Linked navigation: a sentence, a finding or a segment is chosen somewhere, and every view shows what belongs to it.
+
+No Qt here: the panel's parts are told by a callback, the slice and 3D views by MRML nodes (``mrml_io.display``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import slicer.util
+
+from ..mrml_io import display, geometry
+from ..mrml_io.segments import match_segments, segment_ids_of
+from ..types import AnalysisResult
+
+Key = tuple[str, str]  # organ, finding
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the parts of the panel mark."""
+
+    sentences: tuple[int, ...] = ()
+    finding: Key | None = None
+    segment_ids: tuple[str, ...] = ()
+
+
+class LinkedNavigation:
+    """Shows one analysis in the views.
+
+    ``on_selection`` is told what to mark; ``request_heatmap(organ, finding)`` is asked for one that the scene lacks, and is
+    answered by ``heatmap_ready``; ``call_soon`` runs a function when other events had their turn.
+    """
+
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        *,
+        on_selection: Callable[[Selection], None],
+        request_heatmap: Callable[[str, str], None],
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._scene, self._call_soon = scene, call_soon
+        self._on_selection, self._request_heatmap = on_selection, request_heatmap
+        self._result: AnalysisResult | None = None
+        self._nodes = None
+        self._wanted: Key | None = None
+        self._surface_job = 0
+        self.opacity = 0.5
+        self.heatmap_visible = True
+        self.surfaces_visible = True
+
+    @property
+    def wanted(self) -> Key | None:
+        """The heatmap that is shown, or will be as soon as it is there."""
+        return self._wanted
+
+    def open(self, result: AnalysisResult, nodes) -> None:
+        """Navigate in this result; ``nodes``: its ``mrml_io.AnalysisNodes``."""
+        self.close()
+        self._result, self._nodes = result, nodes
+
+    def update(self, result: AnalysisResult) -> None:
+        """The same analysis with a further answer; what is shown stays."""
+        self._result = result
+
+    def close(self) -> None:
+        """Give the views back as they were."""
+        self._surface_job += 1
+        self._result = self._nodes = self._wanted = None
+        display.restore_display(self._scene)
+
+    def forget(self) -> None:
+        """The scene is being closed: touch nothing any more."""
+        self._surface_job += 1
+        self._result = self._nodes = self._wanted = None
+
+    # ---------------------------------------------------------------- choices
+
+    def choose_sentence(self, index: int) -> None:
+        """Highlight the sentence's segments, go there, and show the heatmap of its finding."""
+        link = next((link for link in self._result.links if link.sentence == index), None)
+        ids = self._segment_ids(link.segments if link else ())
+        finding = self._finding_of(index)
+        self._show_segments(ids)
+        self._on_selection(Selection((index,), finding, tuple(ids)))
+        if link is not None and link.centre_ijk is not None and self._is_there(self._nodes.volume):
+            display.jump_to(self._scene, geometry.voxel_position(self._nodes.volume, link.centre_ijk))
+        self._want_heatmap(finding, jump=False)
+
+    def choose_finding(self, organ: str, finding: str) -> None:
+        """Show the finding's heatmap, the organ's segments and the sentences that speak of it."""
+        ids = self._segment_ids(self._classes_of(organ))
+        compared = [c for c in self._result.comparisons if (c.organ, c.finding) == (organ, finding)]
+        sentences = tuple(dict.fromkeys(n for comparison in compared for n in comparison.sentences))
+        self._show_segments(ids)
+        self._on_selection(Selection(sentences, (organ, finding), tuple(ids)))
+        scored = any(
+            (s.organ, s.finding) == (organ, finding) and s.probability is not None for s in self._result.findings
+        )
+        self._want_heatmap((organ, finding) if scored else None, jump=True)
+
+    def choose_segments(self, segment_ids: Iterable[str]) -> None:
+        """Highlight segments, go to the first one, and mark the sentences that speak of one of them."""
+        ids = tuple(segment_ids)
+        segmentation = self._segmentation()
+        if segmentation is None or not ids:
+            return
+        classes = {m.class_name for m in match_segments(segmentation) if m.segment_id in ids} - {None}
+        links = self._result.links if self._result else ()
+        sentences = tuple(link.sentence for link in links if classes & set(link.segments))
+        self._show_segments(list(ids))
+        self._on_selection(Selection(sentences, None, ids))
+        self._jump_to_segment(segmentation, ids[0])
+        self._want_heatmap(None, jump=False)
+
+    def clear(self) -> None:
+        """Nothing is chosen any more; the views are as before."""
+        self._surface_job += 1
+        self._wanted = None
+        display.restore_display(self._scene)
+        self._on_selection(Selection())
+
+    # ---------------------------------------------------------------- heatmap
+
+    def heatmap_ready(self, key: Key, *, jump: bool = True) -> None:
+        """A heatmap that was requested is in the scene now; shown if it is still wanted."""
+        if key == self._wanted:
+            self._want_heatmap(key, jump=jump)
+
+    def set_opacity(self, opacity: float) -> None:
+        """0..1."""
+        self.opacity = opacity
+        display.set_heatmap_opacity(self._scene, opacity)
+
+    def set_heatmap_visible(self, visible: bool) -> None:
+        """Show or hide the heatmap of the choice."""
+        self.heatmap_visible = visible
+        if not visible:
+            display.hide_heatmap(self._scene)
+        elif self._wanted is not None:
+            self._want_heatmap(self._wanted, jump=False)
+
+    def set_surfaces_visible(self, visible: bool) -> None:
+        """Show or hide the chosen segments in 3D; applies from the next choice where they are to be shown."""
+        self.surfaces_visible = visible
+        if not visible:
+            self._surface_job += 1
+            display.hide_surfaces(self._scene)
+
+    def _want_heatmap(self, key: Key | None, *, jump: bool) -> None:
+        self._wanted = key
+        node = self._nodes.heatmaps.get(key) if self._nodes is not None and key else None
+        if not self._is_there(node):
+            display.hide_heatmap(self._scene)
+            if key is not None:
+                self._request_heatmap(*key)
+            return
+        if jump:
+            self._jump_to_peak(node)
+        if self.heatmap_visible:
+            title = f"{key[0].replace('_', ' ')}: {key[1]}"
+            volume = self._nodes.volume if self._is_there(self._nodes.volume) else None
+            display.show_heatmap(self._scene, node, opacity=self.opacity, title=title, volume_node=volume)
+        self._show_surfaces(self._segment_ids(self._classes_of(key[0])), node)
+
+    def _jump_to_peak(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
+        values_kji = slicer.util.arrayFromVolume(node)
+        if values_kji.size and values_kji.max() > 0:
+            k, j, i = np.unravel_index(int(values_kji.argmax()), values_kji.shape)
+            display.jump_to(self._scene, geometry.voxel_position(node, (int(i), int(j), int(k))))
+
+    def _finding_of(self, sentence: int) -> Key | None:
+        """The scored finding that the sentence speaks of: one with a heatmap first, then the most severe one."""
+        here = [c for c in self._result.comparisons if sentence in c.sentences and c.probability is not None]
+        here.sort(key=lambda c: ((c.organ, c.finding) not in self._nodes.heatmaps, -c.severity, -c.probability))
+        return (here[0].organ, here[0].finding) if here else None
+
+    # ---------------------------------------------------------------- segments
+
+    def _segmentation(self) -> slicer.vtkMRMLSegmentationNode | None:
+        node = self._nodes.segmentation if self._nodes is not None else None
+        return node if self._is_there(node) else None
+
+    def _is_there(self, node: slicer.vtkMRMLNode | None) -> bool:
+        return node is not None and node.GetScene() is self._scene
+
+    def _classes_of(self, organ: str) -> tuple[str, ...]:
+        return next((info.segments for info in self._result.organs if info.organ == organ), ())
+
+    def _segment_ids(self, classes: Iterable[str]) -> list[str]:
+        segmentation = self._segmentation()
+        return segment_ids_of(segmentation, classes) if segmentation is not None else []
+
+    def _show_segments(self, ids: list[str]) -> None:
+        """Outlines in the slices at once (a heatmap may lie below them); surfaces one after the other."""
+        display.highlight_segments(self._segmentation(), ids, fill=False, surfaces=False)
+        self._show_surfaces(ids, None)
+
+    def _show_surfaces(self, ids: list[str], heatmap: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+        self._surface_job += 1
+        if self.surfaces_visible and ids:
+            job = self._surface_job
+            self._call_soon(lambda: self._next_surface(job, ids, 1, heatmap))
+
+    def _next_surface(self, job: int, ids: list[str], count: int, heatmap) -> None:
+        """Making a surface takes a while: one per turn, so that the application stays responsive."""
+        if job != self._surface_job or self._segmentation() is None:
+            return
+        if count == len(ids) and self._is_there(heatmap):
+            display.paint_evidence(self._segmentation(), ids, heatmap)
+        else:
+            display.show_surfaces(self._segmentation(), ids[:count])
+        if count < len(ids):
+            self._call_soon(lambda: self._next_surface(job, ids, count + 1, heatmap))
+
+    def _jump_to_segment(self, segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> None:
+        centre = segmentation.GetSegmentCenterRAS(segment_id)
+        if centre is not None:
+            display.jump_to(self._scene, centre)

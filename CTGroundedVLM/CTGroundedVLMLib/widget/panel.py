@@ -1,0 +1,265 @@
+"""The panel: its parts, the parameter node, and the run of an analysis. The module's widget only ties it to Slicer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from ..errors import CTGroundedVLMError
+from ..mrml_io import AnalysisNodes, find_analyses, restore_result
+from ..process_qt import QProcessRunner
+from ..types import AnalysisResult
+from .device_box import DeviceBox
+from .errors import show_error, shown_errors
+from .model_picker import ModelPicker
+from .report_input import ReportInput
+from .results_panel import ResultsPanel
+from .run_progress import RunProgress
+from .segmenting import segment_by_extension
+
+
+class Panel:
+    """``ui``: the widgets of the .ui file by name; ``logic``: the module's logic."""
+
+    def __init__(self, ui: Any, scene: slicer.vtkMRMLScene, logic: Any) -> None:
+        self.ui, self._scene, self._logic = ui, scene, logic
+        self._parameters: Any = None
+        self._shown: tuple[Any, ...] = ()
+        self._starting = False
+        self.progress = RunProgress(ui.progressWidget, ui.progressBar, ui.stageLabel, ui.logTextEdit)
+        self.models = ModelPicker(
+            ui.modelComboBox,
+            ui.modelMenuButton,
+            ui.modelLicenseLabel,
+            ui.modelNoticeLabel,
+            on_chosen=lambda choice: self._set("model", choice),
+            make_runner=QProcessRunner,
+            log=self.progress.log,
+        )
+        self.devices = DeviceBox(ui.deviceComboBox, lambda device: self._set("device", device))
+        self.report = ReportInput(
+            ui.reportTextEdit,
+            scene,
+            on_node=lambda node: self._set("reportNode", node),
+            volume=lambda: self._parameters.inputVolume if self._parameters else None,
+        )
+        self.results = ResultsPanel(ui, scene, logic, on_matches_changed=self._on_matches_changed)
+        logic.onLog = self.progress.log
+        self._connect()
+        self.models.refresh("")
+
+    def _connect(self) -> None:
+        ui = self.ui
+        ui.analyzeButton.connect("clicked()", self.on_analyze)
+        ui.openReportButton.connect("clicked()", self.report.open_file)
+        ui.studyReportButton.connect("clicked()", self.report.open_from_study)
+        ui.sampleDataButton.connect("clicked()", self.load_sample)
+        for section in (ui.segmentsCollapsibleButton, ui.matchesCollapsibleButton):
+            section.connect("contentsCollapsed(bool)", self._on_section)
+
+    # ---------------------------------------------------------------- parameter node
+
+    def set_parameter_node(self, parameters: Any) -> None:
+        """Follow this parameter node; None follows none."""
+        if parameters is None:
+            self.report.flush()
+        self._parameters = parameters
+        self._shown = ()
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._parameters is not None:
+            setattr(self._parameters, name, value)
+
+    def choose_defaults(self) -> None:
+        """Choose the first CT, segmentation and model where nothing is chosen."""
+        parameters = self._parameters
+        if parameters.inputVolume is None:
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", self._scene)
+            own = {node for nodes in find_analyses(self._scene) for node in nodes.heatmaps.values()}
+            others = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and node not in own]
+            parameters.inputVolume = others[0] if others else None
+        if parameters.inputSegmentation is None:
+            parameters.inputSegmentation = self._scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+        if not parameters.model and self.models.chosen is not None:
+            parameters.model = self.models.chosen.choice
+
+    def update_from_parameter_node(self) -> None:
+        """Show the choices that no connector shows."""
+        parameters = self._parameters
+        if parameters is None:
+            return
+        choices = parameters.inputSegmentation, parameters.reportNode, parameters.model, parameters.device
+        former, self._shown = self._shown, choices
+        if not former or choices[0] is not former[0]:
+            self.results.show_segmentation(parameters.inputSegmentation)
+        self.report.set_node(parameters.reportNode)
+        if not former or choices[2] != former[2]:
+            self.models.refresh(parameters.model) if not former else self.models.show(parameters.model)
+        self.devices.show(parameters.device)
+        self.ui.inputSegmentationSelector.enabled = not parameters.segmentAutomatically
+        self.update_buttons()
+
+    def show_saved_analysis(self) -> None:
+        """Show the scene's analysis (of the chosen CT, if there is one of it) where none is shown."""
+        if self.results.result is not None or self._logic.busy:
+            return
+        analyses = find_analyses(self._scene)
+        analyses.sort(key=lambda nodes: nodes.volume is self._parameters.inputVolume)
+        if not analyses:
+            return
+        try:
+            result = restore_result(analyses[-1])
+        except CTGroundedVLMError as error:
+            self.progress.log(str(error))
+            return
+        self._show(result, analyses[-1], can_ask=False)
+
+    # ---------------------------------------------------------------- run
+
+    def missing(self) -> list[str]:
+        """What is missing for an analysis, in words."""
+        parameters = self._parameters
+        if parameters is None:
+            return []
+        lacks = []
+        if parameters.inputVolume is None:
+            lacks.append(_("Choose a CT."))
+        if parameters.inputSegmentation is None and not parameters.segmentAutomatically:
+            lacks.append(_("Choose a segmentation, or let TotalSegmentator make one."))
+        if self.models.chosen is None:
+            lacks.append(_("Choose a model."))
+        return lacks
+
+    def update_buttons(self) -> None:
+        """Analyze or Cancel, and why not."""
+        button, running = self.ui.analyzeButton, self._running
+        lacks = self.missing()
+        button.text = _("Cancel") if running else _("Analyze")
+        button.enabled = running or not (lacks or self._starting)
+        ready = _("Score the findings and link the report; the CT stays on this computer.")
+        stop = _("Stop the analysis. The scene stays as it is.")
+        button.toolTip = stop if running else "\n".join(lacks) or ready
+
+    @property
+    def _running(self) -> bool:
+        return self._logic.busy and self._logic.analysis.analyzing
+
+    def on_analyze(self) -> None:
+        """The button: start, or cancel what runs."""
+        if self._running:
+            self._logic.analysis.cancel()
+            return
+        self._starting = True  # an installation or TotalSegmentator lets events through: no second start meanwhile
+        self.update_buttons()
+        with shown_errors(_("The analysis was not started.")):
+            try:
+                self._start()
+            finally:
+                self._starting = False
+                if not self._logic.busy:
+                    self.progress.finish("")
+                self.update_buttons()
+
+    def _start(self) -> None:
+        from ..dependencies import DependencyInstaller
+
+        self.report.flush()
+        if DependencyInstaller(slicer).ensure() != "ready":
+            return
+        if self._logic.busy:  # a question: the analysis makes it pointless
+            self._logic.analysis.cancel()
+        parameters = self._parameters
+        self.progress.start(_("Start"))
+        segmentation = parameters.inputSegmentation
+        if parameters.segmentAutomatically:
+            segmentation = segment_by_extension(parameters.inputVolume, self.progress.log)
+        self.results.set_can_ask(False)
+        self._logic.analyze(
+            parameters.inputVolume,
+            segmentation,
+            parameters.reportNode or "",
+            parameters.model,
+            parameters.device,
+            {"mode": parameters.mode.name, "heatmaps": parameters.heatmapCount},
+            onDone=self._on_done,
+            onError=self._on_error,
+            onProgress=self.progress.stage,
+            onCancelled=self._on_cancelled,
+        )
+
+    def _on_done(self, result: AnalysisResult) -> None:
+        text = _("Done in {seconds:.1f} s").format(seconds=self.progress.seconds)
+        self.progress.finish(text)
+        for warning in result.warnings:
+            self.progress.log(warning)
+        nodes = self._logic.analysis.nodes
+        if self._parameters is not None:
+            self._parameters.inputSegmentation = nodes.segmentation
+            self._parameters.segmentAutomatically = False
+        self.update_buttons()
+        qt.QTimer.singleShot(0, lambda: self._show_new(result, nodes))  # the scene has just been changed: a turn later
+
+    def _show_new(self, result: AnalysisResult, nodes: AnalysisNodes) -> None:
+        if self._logic.analysis.nodes is nodes:
+            self._show(result, nodes, can_ask=True)
+            self._logic.requestDevices(self._on_devices)
+
+    def _on_error(self, error: CTGroundedVLMError) -> None:
+        self.progress.finish(_("Not finished: {error}").format(error=error))
+        self.update_buttons()
+        show_error(_("The analysis did not end well. The scene is as it was before."), error)
+
+    def _on_cancelled(self) -> None:
+        self.progress.finish(_("Cancelled. The scene is as it was before."))
+        self.update_buttons()
+
+    def _on_devices(self, devices: list[dict[str, Any]]) -> None:
+        if self._parameters is not None:
+            self.devices.set_devices(devices, self._parameters.device)
+
+    def _show(self, result: AnalysisResult, nodes: AnalysisNodes, *, can_ask: bool) -> None:
+        self.results.show(result, nodes, can_ask=can_ask)
+        self.ui.resultsCollapsibleButton.collapsed = False
+
+    # ---------------------------------------------------------------- the rest
+
+    def load_sample(self) -> None:
+        """Load the synthetic patient and choose it."""
+        from ..sample_data import PhantomSample
+
+        with shown_errors(_("The sample data was not loaded.")):
+            self.progress.log(_("Loading the synthetic patient; it is generated the first time."))
+            PhantomSample(slicer).load(blocking=False, on_done=self._on_sample)
+
+    def _on_sample(self, nodes: Any) -> None:
+        parameters = self._parameters
+        if parameters is not None:
+            with slicer.util.NodeModify(parameters.parameterNode):
+                parameters.inputVolume, parameters.inputSegmentation = nodes.volume, nodes.segmentation
+                parameters.reportNode, parameters.segmentAutomatically = nodes.report, False
+
+    def _on_section(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.results.matches.refresh()
+
+    def _on_matches_changed(self) -> None:
+        if self.results.result is not None:
+            self.progress.log(_("A segment is read as something else now: analyze again to use it."))
+
+    def on_scene_closing(self) -> None:
+        """End what runs, and let go of the nodes."""
+        if self._logic.busy:
+            self._logic.analysis.cancel()
+        self.results.clear(scene_is_closing=True)
+        self.results.show_segmentation(None)
+        self.report.forget()
+
+    def close(self) -> None:
+        """The panel is destroyed."""
+        self.models.close()
+        self.report.forget()
+        self.results.clear()

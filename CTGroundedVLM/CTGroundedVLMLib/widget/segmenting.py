@@ -1,0 +1,37 @@
+"""The segmentation of a CT that has none: by the TotalSegmentator extension, or left to the worker."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import slicer
+
+from ..dependencies import run_total_segmentator, total_segmentator_logic
+from ..mrml_io import MrmlCaseSource
+from ..mrml_io.scene_edit import remove_node
+
+
+def segment_by_extension(
+    volume: slicer.vtkMRMLScalarVolumeNode, log: Callable[[str], None]
+) -> slicer.vtkMRMLSegmentationNode | None:
+    """A new segmentation node of the TotalSegmentator extension, which brings its packages and weights, and blocks.
+
+    None where the extension is not there but its Python package is: the worker segments then, and can be cancelled.
+
+    Raises:
+        VolumeError: the CT cannot be analysed.
+        DependencyError: neither is there; the message says how to get the extension.
+    """
+    if not hasattr(slicer.modules, "totalsegmentator") and importlib.util.find_spec("totalsegmentator") is not None:
+        return None
+    MrmlCaseSource(volume).check()
+    total_segmentator_logic(slicer)
+    scene = volume.GetScene()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation")
+    try:
+        run_total_segmentator(slicer, volume, node, log=log)
+    except BaseException:
+        remove_node(scene, node)
+        raise
+    return node
