@@ -70,7 +70,8 @@ def metadata() -> dict[str, str]:
 
 
 def files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {p for p in found if not any(part.startswith((".", "__pycache__")) for part in p.relative_to(folder).parts)}
 
 
 def test_every_script_is_packaged_and_every_packaged_script_is_there():
