@@ -1,0 +1,66 @@
+"""``ctgvlm-train manifest`` and ``prepare`` from the command line."""
+
+import argparse
+import json
+
+import pytest
+
+from CTGroundedVLMLib.errors import InputError
+from CTGroundedVLMLib.model.config import debug_config
+from CTGroundedVLMTraining.data.commands import add_commands
+from CTGroundedVLMTraining.data.dataset import PreparedDataset
+from training_data import a_corpus
+
+
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    parsed = parser.parse_args([str(argument) for argument in arguments])
+    return parsed.run(parsed)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model": debug_config().to_dict()}))
+    return path
+
+
+def test_a_folder_becomes_training_data_with_two_commands(tmp_path, model, capsys):
+    a_corpus(tmp_path / "corpus", cases=2)
+    (tmp_path / "corpus/manifest.csv").unlink()
+    manifest, out = tmp_path / "m.csv", tmp_path / "out"
+    assert run("manifest", "folder", tmp_path / "corpus", "-o", manifest, "--split-by-patient", 1, 0) == 0
+    assert "2 volumes of 2 patients (2 train, 0 validation, 0 test)" in capsys.readouterr().out
+    assert run("prepare", manifest, out, "--model", model) == 0
+    told = capsys.readouterr()
+    assert "2 cases made now, 0 before; 0 in quarantine" in told.out
+    assert "2 of 2 cases, 0 refused" in told.err
+    assert (out / "qa/index.html").is_file()
+    assert PreparedDataset(out, "train").case_ids == ("case0", "case1")
+
+
+def test_refused_cases_give_exit_code_8_and_name_the_list(tmp_path, model, capsys):
+    manifest = a_corpus(tmp_path / "corpus", cases=2)
+    (tmp_path / "corpus/cases/case1/ct.nii.gz").write_bytes(b"no image")
+    assert run("prepare", manifest, tmp_path / "out", "--model", model, "--no-qa", "--quiet") == 8
+    told = capsys.readouterr()
+    assert "1 cases made now, 0 before; 1 in quarantine" in told.out
+    assert "quarantine.csv" in told.err
+    assert not (tmp_path / "out/qa").exists()
+
+
+def test_a_recipe_s_name_stands_for_its_model(tmp_path):
+    manifest = a_corpus(tmp_path / "corpus", cases=1)
+    assert run("prepare", manifest, tmp_path / "out", "--model", "fvlm_release_debug", "--no-qa", "--quiet") == 0
+    from CTGroundedVLMTraining.recipes import recipe
+
+    assert len(PreparedDataset(tmp_path / "out", model=recipe("fvlm_release_debug").model)) == 1
+    with pytest.raises(InputError, match="no_such_recipe"):
+        run("prepare", manifest, tmp_path / "out", "--model", "no_such_recipe")
+
+
+def test_a_number_of_jobs_below_one_is_refused_by_the_parser(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("prepare", "m.csv", tmp_path, "--model", "x", "--jobs", 0)
+    assert "0: expected 1 or more" in capsys.readouterr().err
