@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from .ellipsis import elliptic_sites
-from .homonyms import is_part_of_other_organ, settle_homonyms
+from .homonyms import is_part_of_other_organ, may_name_poles, settle_homonyms
 from .implied_anatomy import follow_side, implied_sites
-from .laterality import free_sides, mention_structure, side_of
+from .laterality import mention_structure, side_of
 from .levels import Numbered, find_duodenum, find_levels, find_liver_segments, find_ribs, number_of
 from .lexicon import LEVELS, SIDES, FindingTerm, Mention, Stem, Structure
 from .lymph_nodes import landmarks
+from .narrowing import narrow_label, narrow_spine, settle_lobes
 from .sentence_tokens import HEAD_REACH, TokenizedSentence, head_places
 from .sites import Site, gap_between
 
@@ -18,34 +19,49 @@ _LUNG_GENERAL = frozenset({"lung", "pleura", "fissure", "bronchus", "interstitiu
 _LOBES = frozenset({"upper lobe", "lower lobe", "bases"})
 _WHOLE_SPINE = len(LEVELS)
 _PARTS_OF_LUNG = frozenset({"bronchus", "interstitium"})
+_PLACES = frozenset({"anatomy", "stem", "finding"})
+_NUMBERED = frozenset(
+    {"rib", "costal", "costa", "segment", "seg"}
+)  # may be numbered in words ("fifth rib", "segment IV")
 _VESSELS = frozenset({"vein", "artery", "vessel"})
 _SPINE_REGIONS = {"cervical spine": "C", "thoracic spine": "T", "lumbar spine": "L"}
 
 
 def find_sites(sentence: TokenizedSentence) -> list[Site]:
     """All anatomy that the sentence names or implies, in order, each with its side and segments."""
-    stations = landmarks(sentence)
-    sites = [s for s in _named(sentence) + _inside_findings(sentence) if s.first not in stations]
-    sites = sorted(sites, key=lambda site: site.first)
+    if not sentence.numbers and _PLACES.isdisjoint(sentence.all_kinds) and _NUMBERED.isdisjoint(sentence.lemmas):
+        return []
+    sites = _named(sentence)
+    if "finding" in sentence.all_kinds:
+        stations = landmarks(sentence)
+        sites = sorted((s for s in sites + _inside_findings(sentence) if s.first not in stations), key=_first_token)
     settle_homonyms(sentence, sites)
-    _combine(sentence, sites)
+    if len(sites) > 1:
+        _combine(sentence, sites)
     sites = _add_numbered(sentence, sites)
-    _narrow_label(sentence, sites)
-    sites = sites + implied_sites(sentence, sites)
+    narrow_label(sentence, sites)
+    if "finding" in sentence.all_kinds:
+        sites = sorted(sites + implied_sites(sentence, sites), key=_first_token)
+    if not sites or sentence.sideless:
+        return sites
     follow_side(sentence, sites)
-    sites = sorted(sites, key=lambda site: site.first)
     other_sides = elliptic_sites(sentence, sites)
-    return sorted(sites + other_sides, key=lambda site: site.first) if other_sides else sites
+    return sorted(sites + other_sides, key=_first_token) if other_sides else sites
+
+
+def _first_token(site: Site) -> int:
+    return site.first
 
 
 def _named(sentence: TokenizedSentence) -> list[Site]:
     sites: list[Site] = []
     taken: set[int] = set()
+    poles = may_name_poles(sentence)
     for mention in sentence.mentions:
         if mention.first in taken or mention.kinds.keys().isdisjoint(("anatomy", "stem")):
             continue
         adjectival = False
-        if _names_collaterals(sentence, mention) or is_part_of_other_organ(sentence, mention):
+        if _names_collaterals(sentence, mention) or (poles and is_part_of_other_organ(sentence, mention)):
             continue
         if "stem" not in mention.kinds and "anatomy" in mention.kinds:
             structure, adjectival = mention.kinds["anatomy"]
@@ -69,6 +85,8 @@ def _named(sentence: TokenizedSentence) -> list[Site]:
 def _accompanying_vessel(sentence: TokenizedSentence, mention: Mention, site: Site) -> list[Site]:
     """ "Vein" in "left external iliac artery and vein", "superior mesenteric artery and vein": of the same name."""
     lemmas, last = sentence.lemmas, mention.last
+    if last + 1 >= len(lemmas):
+        return []
     if "stem" in mention.kinds and lemmas[last : last + 1] and lemmas[last] in _VESSELS:
         last += 1
     words = lemmas[mention.first : last]
@@ -88,13 +106,11 @@ def _accompanying_vessel(sentence: TokenizedSentence, mention: Mention, site: Si
 
 def _names_collaterals(sentence: TokenizedSentence, mention: Mention) -> bool:
     """ "Perigastric collaterals": the vessels around an organ say nothing of the organ."""
+    if not sentence.lemmas[mention.first].startswith(("peri", "para")):
+        return False
     after = sentence.owner[mention.last] if mention.last < len(sentence.owner) else None
     finding = after.kinds.get("finding") if after is not None else None
-    return (
-        isinstance(finding, FindingTerm)
-        and finding.name == "varix"
-        and sentence.lemmas[mention.first].startswith(("peri", "para"))
-    )
+    return isinstance(finding, FindingTerm) and finding.name == "varix"
 
 
 def _site(sentence: TokenizedSentence, structure: Structure, mention: Mention, adjectival: bool) -> Site:
@@ -215,6 +231,8 @@ def _combine(sentence: TokenizedSentence, sites: list[Site]) -> None:
     for site in sites:
         if site.family == "lung" or (site.structure is not None and site.structure.paired):
             by_family.setdefault(site.family, []).append(site)
+    narrow_spine(sentence, sites)
+    settle_lobes(sentence, by_family.get("lung", []))
     for family in by_family.values():
         for one, other in [*pairwise(family), *pairwise(family)]:  # twice: a side given last reaches the first term
             _combine_pair(sentence, one, other)
@@ -236,6 +254,9 @@ def _combine_pair(sentence: TokenizedSentence, site: Site, other: Site) -> None:
     common = site.segments & other.segments
     partial = any(w in sentence.lexicon.grammar["partial"] for w in gap)
     open_to_it = site.side is None or (site.id in _LUNG_GENERAL and other.id not in _LUNG_GENERAL)
+    part_of = site.side is None and other.side in SIDES and other.first > site.first and site.family != "lung"
+    if part_of and "of" in gap and _BREAKS.isdisjoint(gap) and not any(w[0].isdigit() for w in gap):
+        joined = True  # "subcapital fracture of the right femoral neck"
     leads_to = site.adjectival and site.id in _LUNG_GENERAL and other.side in SIDES and other.first > site.first
     if leads_to and _BREAKS.isdisjoint(gap):  # "a pleural rind encases the right lung"
         joined = True
@@ -264,7 +285,7 @@ _JOINING = frozenset({
 
 
 def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
-    levels, ribs = find_levels(sentence), find_ribs(sentence)
+    levels, ribs = find_levels(sentence) if sentence.numbers else [], find_ribs(sentence)
     if "rib" in sentence.lemmas and "cervical rib" in " ".join(sentence.lemmas):
         sites = [s for s in sites if s.id != "rib"]
     named_levels = [s for s in sites if s.id == "vertebra" and len(s.segments) < _WHOLE_SPINE]
@@ -276,10 +297,20 @@ def _add_numbered(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
         sites = [s for s in sites if s.id != "rib" or not any(r.first <= s.first < r.last for r in ribs)]
     liver = [] if any(s.family in ("lung", "liver") for s in sites) else find_liver_segments(sentence)
     duodenum = find_duodenum(sentence, [s.family for s in sites])
+    _take_side_of_lung(ribs, sites)
     for numbered in levels + ribs + liver + duodenum:
         structure = sentence.lexicon.structures[numbered.kind]
         sites.append(Site(structure, numbered.kind, numbered.segments, numbered.first, numbered.last, numbered=True))
-    return sorted(sites, key=lambda s: s.first)
+    return sorted(sites, key=_first_token)
+
+
+def _take_side_of_lung(ribs: list[Numbered], sites: list[Site]) -> None:
+    """ "RUL mass invading the 2nd rib": a rib without a side is on that of the lobe, where only one is spoken of."""
+    lobes = frozenset().union(*(s.segments for s in sites if s.family == "lung")) if ribs else frozenset()
+    for side in SIDES:
+        if lobes and all(lobe.endswith(side) for lobe in lobes):
+            for rib in ribs:
+                rib.segments = frozenset(s for s in rib.segments if f"_{side}_" in s) or rib.segments
 
 
 def _is_replaced(sentence: TokenizedSentence, site: Site, levels: list[Numbered]) -> bool:
@@ -295,26 +326,3 @@ def _is_replaced(sentence: TokenizedSentence, site: Site, levels: list[Numbered]
         if len(gap) <= 2 and all(w in ("at", "of", "the", "(", "level", "in", "from") for w in gap):
             return True
     return False
-
-
-def _narrow_label(sentence: TokenizedSentence, sites: list[Site]) -> None:
-    """ "Adrenals: left 2 cm adenoma": the only side in the rest of the sentence is the side of the label."""
-    if ":" not in sentence.lemmas[:8]:
-        return
-    colon = sentence.lemmas.index(":")
-    _narrow_general_label(sentence, sites, colon)
-    labels = [s for s in sites if s.last <= colon and not s.numbered and s.structure.paired and s.side is None]
-    sides = free_sides(sentence)
-    if labels and len(sides) == 1 and (side := sides.pop()) != "both":
-        for site in labels:
-            site.side, site.segments = side, site.structure.segments(side)
-
-
-def _narrow_general_label(sentence: TokenizedSentence, sites: list[Site], colon: int) -> None:
-    """ "Lung bases: 5 mm nodule LLL": the label only says which chapter it is, unless the rest is said to be normal."""
-    if not sentence.all_kinds.isdisjoint(("normal", "negation_before", "negation_after")):
-        return
-    for label in [s for s in sites if s.last <= colon]:
-        for site in sites:
-            if site.first > colon and site.family == label.family and site.segments and site.segments < label.segments:
-                label.segments = frozenset()

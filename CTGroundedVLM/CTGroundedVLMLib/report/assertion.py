@@ -92,6 +92,8 @@ def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
     if index + 1 >= len(sentence.lemmas):
         return False
     following = sentence.lemmas[index + 1]
+    if _begins_statement(sentence, index + 1):
+        return True
     if following in ("or", "nor", "and", ",") or not sentence.is_new_phrase(index + 1):
         return False
     # "No nodule, mass, or enlarged lymph node": an "or" between here and the finding keeps the list together.
@@ -103,6 +105,21 @@ def _breaks_list(sentence: TokenizedSentence, index: int, first: int) -> bool:
         "has",
         "a",
         "the",
+    )
+
+
+def _begins_statement(sentence: TokenizedSentence, index: int) -> bool:
+    """ "No dilated small bowel, colon has wall thickening": an organ with a verb of its own."""
+    owner = sentence.owner[index]
+    if owner is None or "anatomy" not in owner.kinds or sentence.lemmas[index - 1] != ",":
+        return False
+    return sentence.lemmas[owner.last : owner.last + 1] in (
+        ["has"],
+        ["have"],
+        ["show"],
+        ["shows"],
+        ["contain"],
+        ["contains"],
     )
 
 
@@ -122,11 +139,15 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
             return False
         if word == ")" and "(" not in sentence.lemmas[last:index]:
             return False
+        if word == "so" and kind == "uncertain_after":
+            return False  # "the stomach is distended, so delayed emptying is likely"
         if word == "(" and kind == "uncertain_after":
             return False
         if word == ",":
             commas += 1
             apposition = commas > 1 and index + 1 < len(sentence.lemmas) and sentence.lemmas[index + 1] in _AUXILIARY
+            if kind == "uncertain_after" and _ends_in(sentence, index + 1, kind):
+                return True
             if not apposition and (sentence.is_new_phrase(index + 1) or kind == "uncertain_after"):
                 return False
             continue
@@ -137,6 +158,13 @@ def _after(sentence: TokenizedSentence, last: int, kind: str) -> bool:
         if word in grammar["verbs"] and word not in _AUXILIARY and not describes:
             return False
     return False
+
+
+def _ends_in(sentence: TokenizedSentence, index: int, kind: str) -> bool:
+    """ "Infection or seroma, hard to say.": a cue after the comma that ends the sentence holds for the list before it."""
+    cue = sentence.owner[index] if index < len(sentence.owner) else None
+    whole = cue is not None and kind in cue.kinds and cue.first == index and cue.last - cue.first > 1
+    return whole and sentence.lemmas[cue.last :] in ([], ["."])
 
 
 def _cue_applies(sentence: TokenizedSentence, cue: Mention, last: int, kind: str) -> bool:

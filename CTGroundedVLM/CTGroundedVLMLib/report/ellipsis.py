@@ -22,14 +22,16 @@ _COMPARING = frozenset(
 def elliptic_sites(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]:
     """Sites of the sides that stand alone after a paired organ of the other side; ``sites`` in order."""
     sides, found = sentence.lexicon.sides, []
-    if sides.keys().isdisjoint(sentence.lemmas):
-        return found
     for index in [i for i, word in enumerate(sentence.lemmas) if sides.get(word) in SIDES]:
         side = sides[sentence.lemmas[index]]
         if any(s.first <= index < s.last for s in sites) or not _stands_alone(sentence, index):
             continue
-        organ = _organ_before(sentence, sites, index) or _organ_after(sentence, sites, index)
-        if organ is None or organ.numbered or organ.structure is None or organ.side not in SIDES or organ.side == side:
+        if _is_direction(sentence, index):
+            continue
+        organ = _organ_before(sites, index) or _organ_after(sentence, sites, index)
+        if organ is None or (_is_pole(sentence, index + 1) and organ.family != "kidney"):
+            continue
+        if organ.numbered or organ.structure is None or organ.side not in SIDES or organ.side == side:
             continue
         segments = organ.structure.segments(side)
         if not any(s.segments & segments for s in sites):
@@ -37,14 +39,17 @@ def elliptic_sites(sentence: TokenizedSentence, sites: list[Site]) -> list[Site]
     return found
 
 
-def _organ_before(sentence: TokenizedSentence, sites: list[Site], index: int) -> Site | None:
-    """What was spoken of last; a direction or a comparison ("to the left", "than the left") names no organ."""
+def _is_direction(sentence: TokenizedSentence, index: int) -> bool:
+    """ "Displaced to the left", "larger than the left": a direction or a comparison names no organ."""
     before = index - 1
     while before >= 0 and sentence.lemmas[before] in _PASSED_OVER:
         before -= 1
     named = sentence.lemmas[index + 1 : index + 2] == ["one"]  # "higher than the right one"
-    if before < 0 or (sentence.lemmas[before] in _COMPARING and not named):
-        return None
+    return before >= 0 and sentence.lemmas[before] in _COMPARING and not named
+
+
+def _organ_before(sites: list[Site], index: int) -> Site | None:
+    """What was spoken of last."""
     return next((s for s in reversed(sites) if s.last <= index and s.segments), None)
 
 
@@ -66,8 +71,15 @@ def _stands_alone(sentence: TokenizedSentence, index: int) -> bool:
     if lemmas[last : last + 1] == ["sided"]:
         last += 1
     following = lemmas[last] if last < len(lemmas) else ""
+    if _is_pole(sentence, last):
+        return True
     if index >= 2 and lemmas[index - 2 : index] == ["on", "the"] and following in _BEGINS_PHRASE:
         return True  # "and on the left a 7 mm stone in the lower pole"
     if following in _FOLLOWING or following in sentence.lexicon.grammar["verbs"] or following.isdigit():
         return True
     return (following[:1].isdigit() and "." in following) or not sentence.kinds[last].isdisjoint(_SAID_OF_IT)
+
+
+def _is_pole(sentence: TokenizedSentence, index: int) -> bool:
+    """ "Right lower pole" after the left kidney: of the other one."""
+    return sentence.lemmas[index : index + 1] == ["pole"] or sentence.lemmas[index + 1 : index + 2] == ["pole"]

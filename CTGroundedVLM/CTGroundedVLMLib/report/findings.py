@@ -13,7 +13,7 @@ from .laterality import side_of
 from .lexicon import SIDES, FindingTerm, Mention
 from .sentence_tokens import TokenizedSentence
 from .sites import Site
-from .unlisted import is_plan, unlisted, unlisted_after_doubt, unlisted_at_start
+from .unlisted import is_plan, states_of_organs, unlisted, unlisted_after_doubt, unlisted_at_start
 
 NORMAL = ReportFinding("abnormality", "absent")
 _ABSENCE_VERBS = frozenset({
@@ -21,6 +21,7 @@ _ABSENCE_VERBS = frozenset({
     "seen", "visualized", "in", "its", "location", "localization", "(", "due", "to", "secondary", "and",
 })  # fmt: skip
 _SEPARATORS = frozenset({"--", ",", "and"})
+_PLACING = frozenset({"to", "at", "near", "with", "around", "by", "above", "below", "behind", "beside"})
 _DISCOURSE = frozenset({"ok", "okay", "fine", "good", "well"})
 
 
@@ -57,11 +58,14 @@ def find_findings(
     if not result and "".join(sentence.lemmas).strip(".") in ("none", "nil", "negative"):
         result[NORMAL] = None
     if not result:
-        result = dict.fromkeys(unlisted(sentence, sites, context))
+        result = dict.fromkeys(states_of_organs(sentence, sites) or unlisted(sentence, sites, context))
     else:
         stated = {f.status for f in result}
-        result |= dict.fromkeys(unlisted_after_doubt(sentence, stated))
-        result |= dict.fromkeys(unlisted_at_start(sentence, stated))
+        if "uncertain_before" in sentence.all_kinds:
+            result |= dict.fromkeys(unlisted_after_doubt(sentence, stated))
+        if "present" not in stated:
+            result |= dict.fromkeys(unlisted_at_start(sentence, stated))
+            result |= dict.fromkeys(states_of_organs(sentence, sites))
     return _with_enlarged_nodes(tuple(result))
 
 
@@ -98,6 +102,10 @@ def _asserted(sentence: TokenizedSentence, sites: Sequence[Site]) -> list[_Found
         if status in ("present", "historical") and _in_recommendation(sentence, mention):
             continue
         if _is_item_number(sentence, mention) or _is_not_assessed(sentence, mention):
+            continue
+        if _is_usual_at_age(sentence, mention) or (
+            finding.status == "historical" and _is_only_a_place(sentence, mention)
+        ):
             continue
         where = _where(sentence, mention, finding, sites) if "normal" in sentence.all_kinds else set()
         item = _Found(mention, finding, status, where)
@@ -144,6 +152,21 @@ def _is_not_assessed(sentence: TokenizedSentence, mention: Mention) -> bool:
     return False
 
 
+def _is_usual_at_age(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """ "Ovaries atrophic, appropriate for age" calls them normal."""
+    for index in range(mention.last, min(mention.last + 2, len(sentence.lemmas))):
+        owner = sentence.owner[index]
+        if owner is not None and owner.first == index and "normal" in owner.kinds:
+            return "age" in sentence.lemmas[owner.first : owner.last]
+    return False
+
+
+def _is_only_a_place(sentence: TokenizedSentence, mention: Mention) -> bool:
+    """ "A collection next to the pancreaticojejunostomy": an operation that only tells where something is."""
+    before = sentence.lemmas[max(0, mention.first - 2) : mention.first]
+    return len(before) == 2 and before[1] == "the" and before[0] in _PLACING
+
+
 def _share_status(found: Sequence[_Found]) -> None:
     """A finding right before another one describes it ("infiltrating mass", "calcified nodule") and shares its status."""
     for item, following in reversed(list(pairwise(found))):
@@ -187,6 +210,8 @@ def _part(sentence: TokenizedSentence, first: int, last: int) -> tuple[int, int]
 
 def _separates(sentence: TokenizedSentence, index: int) -> bool:
     owner, word = sentence.owner[index], sentence.lemmas[index]
+    if word == "otherwise" and index and "anatomy" in sentence.kinds[index - 1]:
+        return False  # "lungs otherwise clear"
     if word == "--" or (owner is not None and "scope_end" in owner.kinds and word != ":"):
         return True
     if word not in (",", "and"):
@@ -258,5 +283,5 @@ def _subject(sentence: TokenizedSentence, mention: Mention, sites: Sequence[Site
     named = [s for s in sites if s.finding is None]
     before = [s for s in named if first <= s.first < mention.first]
     subject = _places(before or [s for s in named if mention.last <= s.first < min(last, mention.last + 6)])
-    previous = sentence.lemmas[mention.first - 1] if mention.first > first else ""
-    return subject, not subject and sentence.lexicon.sides.get(previous) in SIDES
+    previous = sentence.lemmas[max(first, mention.first - 2) : mention.first]  # "right normal", "right gland normal"
+    return subject, not subject and any(sentence.lexicon.sides.get(w) in SIDES for w in previous)

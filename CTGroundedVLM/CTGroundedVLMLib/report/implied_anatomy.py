@@ -14,6 +14,8 @@ _HIP = frozenset({"hip", "femur", "iliopsoas", "gluteal"})  # families around on
 _SHOULDER = frozenset({"shoulder", "humerus", "scapula", "clavicle", "sternum"})
 _GUT = frozenset({"esophagus", "stomach", "duodenum", "bowel"})
 _AROUND_THE_LUNG = frozenset({"mediastinum", "diaphragm", "pulmonary artery", "great vessel", "body", "axilla"})
+_PARTS = frozenset({"calyx", "calix", "cavity"})  # an organ of one side has several
+_LODGED = frozenset({"impacted", "lodged", "migrated", "ectopic"})
 _LABEL_LENGTH = 5  # tokens
 
 
@@ -40,8 +42,21 @@ def implied_sites(sentence: TokenizedSentence, named: list[Site]) -> list[Site]:
                 finding=finding,
             )
             if not _is_named_already(sentence, site, named, implied):
+                _narrow_to_subject(sentence, site, named)
                 implied.append(site)
     return implied
+
+
+def _narrow_to_subject(sentence: TokenizedSentence, site: Site, named: list[Site]) -> None:
+    """ "The apices show fibrosis and a cavity on the right": the subject on the side of the finding."""
+    if site.side not in SIDES or site.finding.whole:
+        return
+    for subject in named:
+        both = subject.side in (None, "both") and subject.last <= site.first and subject.family == site.family
+        common = subject.segments & site.segments if both else frozenset()
+        if common and common < site.segments and _same_clause(sentence, subject, site):
+            site.segments = common
+            return
 
 
 def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | None:
@@ -57,14 +72,33 @@ def _side_of_neighbour(sentence: TokenizedSentence, mention: Mention) -> str | N
 def follow_side(sentence: TokenizedSentence, sites: list[Site]) -> None:
     """A singular term without a side takes the only side that its structure, or its vessel, has before it in the sentence."""
     for site in sites:
-        if site.side is not None or site.plural or site.structure is None or not site.structure.paired or site.numbered:
+        part = site.plural and sentence.lemmas[site.last - 1] in _PARTS
+        if (
+            site.side is not None
+            or (site.plural and not part)
+            or site.structure is None
+            or not site.structure.paired
+            or site.numbered
+        ):
             continue
         if site.finding is not None and site.finding.whole and _is_denied(sentence, site):
             continue  # "left effusion, pneumothorax was not detected": on neither side
         related = [s for s in sites if s.first < site.first and _same_group(s, site)]
         sides = {s.side for s in related if s.side is not None}
+        if side := _side_of_clause(sentence, related, site):
+            sides = {side}
         if len(sides) == 1 and (side := sides.pop()) in SIDES and site.segments & site.structure.segments(side):
             site.side, site.segments = side, site.segments & site.structure.segments(side)
+
+
+def _side_of_clause(sentence: TokenizedSentence, related: list[Site], site: Site) -> str | None:
+    """ "Left iliac limb patent; right limb kinked in the iliac artery": the side that opens the clause, of an unnamed part."""
+    if not related or sentence.clauses[related[-1].first] == sentence.clauses[site.first]:
+        return None
+    for index in range(related[-1].last, site.first - 1):
+        if sentence.clauses[index] == sentence.clauses[site.first] and sentence.lemmas[index] in sentence.lexicon.sides:
+            return sentence.lexicon.sides[sentence.lemmas[index]] if sentence.owner[index + 1] is None else None
+    return None
 
 
 def _is_denied(sentence: TokenizedSentence, site: Site) -> bool:
@@ -88,7 +122,8 @@ def _is_named_already(sentence: TokenizedSentence, site: Site, named: list[Site]
     others = [s for s in [*named, *implied] if s.family != site.family]
     if any(s.id in finding.names and _governs(sentence, s, site) for s in others):
         return True
-    if finding.weak and _lies_in_subject(sentence, site, named):
+    lodged = site.family == "gallbladder" and not _LODGED.isdisjoint(sentence.lemmas)  # a gallstone in the ileum
+    if (finding.weak or lodged) and _lies_in_subject(sentence, site, named):
         return True
     if _describes_next(sentence, site):
         return True

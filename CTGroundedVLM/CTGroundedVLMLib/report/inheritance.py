@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..types import ReportFinding
+from .continuation import ALL_OF_THEM, BONE_FAMILIES, SPINE_FAMILIES, opens_anew, plausible
+from .homonyms import is_bare_pole, names_lung
 from .implied_anatomy import same_joint
 from .laterality import free_sides
 from .levels import ribs_under_heading
@@ -13,21 +15,17 @@ from .lexicon import FindingTerm
 from .sentence_tokens import TokenizedSentence
 from .sites import Site
 
-_BONE_FAMILIES = frozenset({
-    "vertebra", "rib", "sacrum", "hip", "femur", "humerus", "scapula", "clavicle", "sternum", "skull", "bone", "costal cartilage",
-    "sacroiliac joint", "shoulder",
-})  # fmt: skip
-_SPINE_FAMILIES = frozenset({"vertebra", "sacrum"})
 _DEMONSTRATIVES = frozenset({"this", "these", "that", "those"})
 _POINTERS = _DEMONSTRATIVES | {"there"}
 _PHRASE_ENDS = frozenset({"", ".", ",", ";", ")", "--"})
 _AMOUNT_LENGTH = 7  # tokens
-_ALL_OF_THEM = frozenset({"both", "all", "these", "those"})
+_SPREADS = (["extend"], ["extends"], ["extending"], ["involves"], ["invades"], ["encases"], ["reaches"])
 _PARTS = (["head"], ["neck"], ["body"], ["back"])
 _CLASS_NOUN_REACH = 4  # tokens
 _CLASS_NOUNS = frozenset(
     {"muscle", "artery", "vein", "vessel", "kidney", "bone", "joint", "organ", "lobe", "gland", "level"}
 )
+_WITH_APEX = frozenset({"heart", "prostate", "urinary bladder"})
 _MIRROR = {"left": "right", "right": "left"}
 
 
@@ -48,14 +46,7 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
 
     Implied sites that the heading contradicts or narrows are changed in ``sites``.
     """
-    if context.side is not None:
-        _take_side_of_heading(sites, context.side)
-    refers_back = _points_back(sentence)
-    if refers_back or _continues(sentence):
-        _narrow_by_previous(sites, context.previous, plural=refers_back)
-    _take_side_of_previous(sentence, sites, context.previous)
-    if context.heading or context.previous:
-        sites[:] = [s for s in sites if not _is_bare_part(sentence, s)]
+    _settle_by_context(sentence, sites, context)
     named = [s for s in sites if s.finding is None]
     if sentence.is_communication:
         return []
@@ -76,11 +67,29 @@ def inherited_sites(sentence: TokenizedSentence, sites: list[Site], context: Con
     if any(f.structures == () for f in findings):
         return []
     source = _source(sentence, context, findings)
+    if opens_anew(sentence):
+        source = []
     if context.heading:
         _drop_contradicted(sites, context.heading)
     if sites:
         return _narrowed(sites, source, sentence, context)
+    if source is context.previous:
+        source = plausible(sentence, source, findings)
     return _continued(sentence, source, findings)
+
+
+def _settle_by_context(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:
+    """Narrow what the sentence names by the heading and the sentence before; changed in place."""
+    if context.side is not None:
+        _take_side_of_heading(sites, context.side)
+    if sites and context.previous:
+        refers_back = _points_back(sentence)
+        if refers_back or _continues(sentence):
+            _narrow_by_previous(sites, context.previous, plural=refers_back)
+        _take_side_of_previous(sentence, sites, context.previous)
+    if sites and (context.heading or context.previous):
+        _settle_poles(sentence, sites, context.heading or context.previous)
+        sites[:] = [s for s in sites if not _is_bare_part(sentence, s)]
 
 
 def _drop_contradicted(sites: list[Site], heading: Sequence[Site]) -> None:
@@ -91,10 +100,10 @@ def _drop_contradicted(sites: list[Site], heading: Sequence[Site]) -> None:
 
 def _continued(sentence: TokenizedSentence, source: list[Site], findings: Sequence[FindingTerm]) -> list[Site]:
     """What a sentence without anatomy takes over; findings of bones only from bones, those of the spine else imply it."""
-    if any(f.spinal for f in findings) and not any(s.family in _SPINE_FAMILIES for s in source):
+    if any(f.spinal for f in findings) and not any(s.family in SPINE_FAMILIES for s in source):
         spine = sentence.lexicon.structures["spine"]
         return [Site(spine, spine.family, spine.segments(None), 0, 0)]
-    if any(f.bone for f in findings) and not any(s.family in _BONE_FAMILIES for s in source):
+    if any(f.bone for f in findings) and not any(s.family in BONE_FAMILIES for s in source):
         return []
     return _on_side(sentence, source)
 
@@ -104,7 +113,7 @@ def _goes_with_heading(sentence: TokenizedSentence, named: Sequence[Site], headi
     families = {s.family for s in heading}
     if all(s.numbered and s.family == "vertebra" for s in named):
         findings = [f for m in sentence.mentions if isinstance(f := m.kinds.get("finding"), FindingTerm)]
-        return not (findings and findings[0].bone) and families.isdisjoint(_BONE_FAMILIES)
+        return not (findings and findings[0].bone) and families.isdisjoint(BONE_FAMILIES)
     opening = range(min(_CLASS_NOUN_REACH, len(sentence.lemmas)))
     return any(
         sentence.lemmas[i] in _CLASS_NOUNS and sentence.plural[i] and sentence.owner[i] is None for i in opening
@@ -130,7 +139,7 @@ def inherited_finding(
     """ "It has smooth margins." and "The largest is 8 mm." assert the finding of the sentence before once more."""
     opening = sentence.lemmas[:2]
     subject = opening[:1] == ["it"] or opening[:1] == ["they"] or "largest" in opening
-    subject = subject or (not own and _is_amount_on_a_side(sentence))
+    subject = subject or (not own and (_is_amount_on_a_side(sentence) or opening[:1] in _SPREADS))
     if not subject or context.finding is None or any(f.status != "absent" for f in own):
         return []
     return [context.finding] if context.finding.status == "present" else []
@@ -157,6 +166,15 @@ def _continues(sentence: TokenizedSentence) -> bool:
     return False
 
 
+def _settle_poles(sentence: TokenizedSentence, sites: list[Site], previous: Sequence[Site]) -> None:
+    """ "Apex spared." after the prostate: the pole of what was spoken of, where nothing speaks of the lung."""
+    organs = {s.family for s in previous if s.segments}
+    if not organs or not organs <= _WITH_APEX or any(not is_bare_pole(sentence, s) for s in sites):
+        return
+    if sites and not any(names_lung(m) for m in sentence.mentions):
+        sites.clear()
+
+
 def _only_unsegmented(sentence: TokenizedSentence, named: Sequence[Site]) -> bool:
     """ "It is supplied by a lumbar artery": what is named has no class, and "it" is what was spoken of before."""
     return sentence.lemmas[:1] == ["it"] and not any(s.segments for s in named)
@@ -175,7 +193,7 @@ def _ribs_of_heading(sentence: TokenizedSentence, sites: list[Site], context: Co
 def _refers_to_class(sentence: TokenizedSentence) -> bool:
     """ "Both muscles ...", "These arteries ...": the structures of the sentence before, by their kind."""
     opening = sentence.lemmas[:2]
-    return len(opening) == 2 and opening[0] in _ALL_OF_THEM and opening[1] in _CLASS_NOUNS and sentence.plural[1]
+    return len(opening) == 2 and opening[0] in ALL_OF_THEM and opening[1] in _CLASS_NOUNS and sentence.plural[1]
 
 
 def _take_side_of_previous(sentence: TokenizedSentence, sites: Sequence[Site], previous: Sequence[Site]) -> None:
@@ -225,6 +243,8 @@ def _take_side_of_heading(sites: list[Site], side: str) -> None:
 
 def settle_ventricles(sentence: TokenizedSentence, sites: list[Site], context: Context) -> None:
     """ "The ventricles" are those of the brain where the brain is spoken of."""
+    if "ventricle" not in sentence.lemmas:
+        return
     near = [*sites, *context.previous, *(context.heading or ())]
     if not any(s.id == "ventricle" for s in sites) or not any(s.family == "brain" for s in near):
         return

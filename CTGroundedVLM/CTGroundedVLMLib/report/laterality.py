@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from .lexicon import Mention, Structure
+from .lexicon import SIDES, Mention, Structure
 from .sentence_tokens import TokenizedSentence
 
+_MORE = frozenset({
+    "worse", "worst", "greater", "greatest", "larger", "more", "predominantly", "especially", "particularly", "mainly", "mostly",
+    "bigger", "predominant", "notably", "maximal",
+})  # fmt: skip
+_REACH_OF_MORE = 4  # tokens
 _REACH = 14  # tokens
 _REACH_AFTER = 18  # tokens
 _MUSCLES = frozenset({"iliopsoas", "gluteal", "paraspinal"})
@@ -112,7 +117,7 @@ def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
         side = sentence.lexicon.sides.get(word)
         if side and (owner is None or not {"anatomy", "stem"} & set(owner.kinds)):
             following = lemmas[index + 1] if index + 1 < len(lemmas) else ""
-            if following in _COMPARING:
+            if following in _COMPARING or is_compared(sentence, index):
                 return None
             if side_is_free(sentence, index):
                 found = side
@@ -127,6 +132,12 @@ def _side_after(sentence: TokenizedSentence, last: int) -> str | None:
             if structure is not None and structure.paired:
                 break
     return found
+
+
+def is_compared(sentence: TokenizedSentence, index: int) -> bool:
+    """ "Basal fibrosis, worse on the right": the side where there is more of it does not leave out the other one."""
+    before = sentence.lemmas[max(0, index - _REACH_OF_MORE) : index]
+    return not _MORE.isdisjoint(before)
 
 
 def side_is_free(sentence: TokenizedSentence, index: int) -> bool:
@@ -153,6 +164,7 @@ def free_sides(sentence: TokenizedSentence) -> set[str]:
     for index, word in enumerate(sentence.lemmas):
         side = sentence.lexicon.sides.get(word)
         owner = sentence.owner[index]
-        if side and (owner is None or not {"anatomy", "finding"} & set(owner.kinds)):
-            found.add(side)
+        free = side and (owner is None or not {"anatomy", "finding"} & set(owner.kinds))
+        if free:
+            found |= {*SIDES} if is_compared(sentence, index) else {side}
     return found

@@ -13,6 +13,11 @@ from .sentence_tokens import TokenizedSentence
 _LEVEL = re.compile(r"([ctlsd])(\d{1,2})$")  # "Th12" and "BWK 12" have become "t12" (see Words.base)
 _TWO_LEVELS = re.compile(r"([ctl]\d{1,2})([ctls]\d{1,2})$")
 _DUODENAL = frozenset({"d1", "d2", "d3", "d4"})
+_OF_GUT = frozenset({
+    "edema", "edematous", "dilated", "dilatation", "distended", "diverticulum", "ulcer", "ulcerated", "stricture", "lumen",
+    "mucosa", "mucosal", "duodenum", "duodenal", "perforation", "perforated", "loop", "jejunum", "jejunal", "papilla", "ampulla",
+    "pancreas", "pancreatic", "sweep", "medially",
+})  # fmt: skip
 _BONY = frozenset({"vertebra", "rib", "sacrum", "bone", "heart"})  # D1 is also a coronary branch
 _NODES_OF_STAGE = re.compile(r"[nm][0-3x]")
 _COUINAUD = re.compile(r"(?:s?[1-8][ab]?|i{1,3}|iv[ab]?|vi{0,3})$")
@@ -149,6 +154,8 @@ def _looks_dorsal(sentence: TokenizedSentence, index: int) -> bool:
     """ "D12" is a level only beside another one or a vertebra: D2 may be a part of the duodenum, D-dimer is none."""
     if place_number(sentence.lemmas[index]) > 4 and "post" not in sentence.lemmas[index + 1 : index + 2]:
         return True  # no part of the duodenum
+    if not _OF_GUT.isdisjoint(sentence.lemmas):
+        return False
     near = sentence.lemmas[max(0, index - 4) : index + 6]
     return any(
         w in ("vertebra", "vertebral", "body", "wedge", "fracture", "compression", "spine", "disc") for w in near
@@ -217,6 +224,12 @@ def _side(sentence: TokenizedSentence, index: int) -> str | None:
     return sentence.lexicon.sides.get(sentence.lemmas[index])
 
 
+def _only_side_before(sentence: TokenizedSentence, first: int) -> str | None:
+    """ "Thoracotomy on the right with resected fifth rib": the one side that the sentence names, before the ribs."""
+    sides = {side for index in range(first) if (side := _side(sentence, index))}
+    return sides.pop() if len(sides) == 1 else None
+
+
 def _ribs_before(sentence: TokenizedSentence, rib: int) -> Numbered | None:
     lemmas, first = sentence.lemmas, rib
     while first > 0 and rib - first < _SCAN and _belongs_to_rib(sentence, first - 1):
@@ -228,7 +241,7 @@ def _ribs_before(sentence: TokenizedSentence, rib: int) -> Numbered | None:
         return None
     after = (i for i in range(rib + 1, min(rib + 6, len(lemmas))) if _side(sentence, i))
     later = next((_side(sentence, i) for i in after if side_is_free(sentence, i)), None)
-    segments = _rib_sequence(sentence, first, rib, later)
+    segments = _rib_sequence(sentence, first, rib, later or _only_side_before(sentence, first))
     return Numbered("rib", segments, first, rib + 1) if segments else None
 
 

@@ -113,11 +113,12 @@ class Lexicon:
         found: list[Mention] = []
         if root.keys().isdisjoint(lemmas):
             return found
-        end, size = 0, len(lemmas)
-        for first in [index for index, lemma in enumerate(lemmas) if lemma in root]:
-            if first < end:
+        end, size, get = 0, len(lemmas), root.get
+        for first, lemma in enumerate(lemmas):
+            node = get(lemma)
+            if node is None or first < end:
                 continue
-            node, kinds, position = root[lemmas[first]], None, first + 1
+            kinds, position = None, first + 1
             while node is not None:
                 if _LEAF in node:
                     end, kinds = position, node[_LEAF]

@@ -13,6 +13,9 @@ BULLET = re.compile(
 )
 _BREAKS_OFF = re.compile(r"[^\W\d_]{3}[.!?]\s[^.!?:;]*[^.!?:;\s]$")
 _SHORTEST_WRAPPED = 30  # characters; a shorter line ends where its author ended it
+_NARROWEST, _WIDEST = 50, 140  # characters of a line that a machine breaks
+_NEARLY_FULL = 12  # characters
+_FULL_LINES = 3
 _SLACK = 4  # characters by which wrapped lines of prose fall short of the longest one
 _NEVER_LAST = frozenset({
     "a", "an", "the", "of", "at", "in", "with", "and", "or", "to", "from", "for", "by", "on", "is", "are", "was", "were", "be",
@@ -32,7 +35,7 @@ def read_lines(text: str) -> list[Line]:
     """Lines, with those of a hard-wrapped paragraph joined. Blank lines are only noted."""
     spans = [(m.start(), m.end()) for m in re.finditer(r"[^\r\n]+", text)]
     spans = [(a, b) for a, b in spans if not text[a:b].isspace()]
-    width = max((b - a for a, b in spans), default=0)
+    width = _wrap_width(text, spans)
     joined: list[Line] = []
     end_before = 0
     for index, (start, end) in enumerate(spans):
@@ -49,6 +52,20 @@ def read_lines(text: str) -> list[Line]:
     return joined
 
 
+def _wrap_width(text: str, spans: list[tuple[int, int]]) -> int:
+    """The width at which lines are broken; 0 where each line ends where its author ended it.
+
+    Broken lines go on in lower case here and there, or, in capitals, most of them are about as long as the longest one.
+    """
+    width = max((b - a for a, b in spans), default=0)
+    if not _NARROWEST <= width <= _WIDEST:
+        return 0
+    if any(text[a:b].lstrip()[0].islower() for a, b in spans[1:]):
+        return width
+    full = sum(b - a > width - _NEARLY_FULL for a, b in spans)
+    return width if full >= max(_FULL_LINES, len(spans) / 3) else 0
+
+
 def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width: int) -> bool:
     """Whether ``line`` goes on with the sentence of the line before it: it begins in lower case, or the line before was full."""
     previous, current = text[before[0] : before[1]].rstrip(), text[line[0] : line[1]].lstrip()
@@ -59,7 +76,7 @@ def _is_wrapped(text: str, before: tuple[int, int], line: tuple[int, int], width
     if section_of(current.split(":")[0], exact=":" not in current):
         return False
     first = current.split(maxsplit=1)[0]
-    full = 50 <= width <= 140 and len(previous) + 1 + len(first) > width - _SLACK
+    full = width > 0 and len(previous) + 1 + len(first) > width - _SLACK
     if len(previous) > _SHORTEST_WRAPPED and _BREAKS_OFF.search(
         previous
     ):  # a statement begins within the line and goes on

@@ -8,6 +8,7 @@ their status (``findings``, ``assertion``), measurements. No step backtracks: th
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ..types import Report, Section, Sentence
 from .anatomy_mentions import find_sites
@@ -15,6 +16,7 @@ from .findings import find_findings
 from .inheritance import Context, inherited_finding, inherited_sites, settle_ventricles
 from .lexicon import SIDES, FindingTerm, load_lexicon
 from .measurements import find_citations, find_measurements
+from .preamble import preamble_section
 from .sections import Passage, read_layout
 from .sentence_tokens import TokenizedSentence, read_sentence
 from .sentences import split_sentences
@@ -26,6 +28,7 @@ _CHANGE = frozenset({
     "increased", "decreased", "since", "similar",
 })  # fmt: skip
 _DIGIT = re.compile(r"\d")
+_ASSERTING = frozenset({"anatomy", "stem", "finding", "normal"})
 _LINKED: tuple[Section, ...] = ("findings", "impression", "other")
 
 
@@ -50,6 +53,7 @@ class _SentenceReader:
         self._context = Context()
         self._section: Section | None = None
         self._label: tuple[int, int] | None = None
+        self._preamble = True  # so far the report tells only of the patient and the examination
 
     def enter(self, passage: Passage) -> None:
         """A new section or heading: earlier anatomy is no longer continued; that of the heading is."""
@@ -60,15 +64,14 @@ class _SentenceReader:
             return
         self._section, self._label, self._context = passage.section, passage.label, Context()
         if passage.label is not None:
-            heading = read_sentence(self._lexicon, self._folded, *passage.label)
-            named = [s for s in find_sites(heading) if s.structure is None or not s.structure.region]
-            self._context.heading = named or None
-            sides = {self._lexicon.sides[w] for w in heading.lemmas if w in self._lexicon.sides}
-            self._context.side = sides.pop() if len(sides) == 1 and sides < set(SIDES) else None
+            named, self._context.side = _read_heading(self._folded[slice(*passage.label)])
+            self._context.heading = list(named) or None
 
     def read(self, start: int, end: int, passage: Passage) -> Sentence:
         """One sentence; its anatomy becomes what the next one may continue."""
         section = self._section_of(start, end, passage)
+        if self._preamble and section == "findings":
+            section = self._section_before_findings(start, end, passage)
         numbers = _DIGIT.search(self._folded, start, end) is not None
         measurements = find_measurements(self._folded, start, end) if numbers else ()
         citations = find_citations(self._folded, start, end) if numbers else ()
@@ -92,6 +95,16 @@ class _SentenceReader:
             citations=citations, comparison_only=_compares_only(sentence, sites, findings),
         )  # fmt: skip
 
+    def _section_before_findings(self, start: int, end: int, passage: Passage) -> Section:
+        """The section of a sentence before any heading; "findings" from the first one on that asserts something."""
+        if not passage.before_headings:
+            self._preamble = False
+            return passage.section
+        sentence = read_sentence(self._lexicon, self._folded, start, end)
+        before = preamble_section(sentence)
+        self._preamble = before is not None or sentence.all_kinds.isdisjoint(_ASSERTING)
+        return before or passage.section
+
     def _section_of(self, start: int, end: int, passage: Passage) -> Section:
         """The section of the passage; a dictated "Comparison is made to ..." goes on with findings in the next sentence."""
         if passage.section in _LINKED or (start <= passage.start and passage.opens_section):
@@ -106,6 +119,16 @@ class _SentenceReader:
         if {"anatomy", "stem"} & kinds and {"finding", "normal"} & kinds and not dated:
             passage.section = "findings"
         return passage.section
+
+
+@lru_cache(maxsize=1024)
+def _read_heading(heading: str) -> tuple[tuple[Site, ...], str | None]:
+    """Structures that a heading names, and its only side; kept, as the same few headings stand in every report."""
+    lexicon = load_lexicon()
+    sentence = read_sentence(lexicon, heading, 0, len(heading))
+    named = tuple(s for s in find_sites(sentence) if s.structure is None or not s.structure.region)
+    sides = {lexicon.sides[w] for w in sentence.lemmas if w in lexicon.sides}
+    return named, sides.pop() if len(sides) == 1 and sides < set(SIDES) else None
 
 
 def _segments(sentence: TokenizedSentence, sites: list[Site]) -> tuple[str, ...]:

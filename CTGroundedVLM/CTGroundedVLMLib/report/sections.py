@@ -15,6 +15,8 @@ from .headings import LONGEST_HEADING, MARKUP, heading_key, headings, is_plain_l
 from .lines import BULLET, Line, read_lines
 from .text import fold
 
+_NOT_CAPITAL = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+_NOT_SMALL = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyz"))
 _LABEL = re.compile(r"[ \t#*_>|]*([^\W_][^\n:]{0,60}?)[ \t*_]*(:)[ \t*_]*")
 _INLINE_LABEL = re.compile(r"(?<=[.!?;\])])[ \t]+([A-Z][A-Za-z/&(), -]{1,40}?)[ \t]?:(?=\s)")
 _LEAD = re.compile(r"([a-z]+(?: [a-z]+){0,3})([ \t]*[-–][ \t]+|[ \t]+)(?=\S)")
@@ -31,6 +33,7 @@ class Passage:
     """Running text ``[start, end)``. ``label``: the heading above it, as a span; ``bullet``: it is a list item.
 
     ``lead``: the heading is part of the sentence ("Indication cough"). ``opens_section``: the first one under its heading.
+    ``before_headings``: no heading stands above it.
     """
 
     start: int
@@ -40,6 +43,7 @@ class Passage:
     bullet: bool = False
     lead: bool = False
     opens_section: bool = True
+    before_headings: bool = False
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class _Reader:
 
     def read(self) -> list[Passage]:
         lines = list(read_lines(self.text))
-        matches = [m for line in lines if (m := _LABEL.match(self.text, line.start, line.end))]
+        matches = [m for line in lines if (m := _match_label(self.text, line.start, line.end))]
         labelled = sum(m.end() < len(self.text) and section_of(m.group(1)) is None for m in matches)
         self.rare_labels = len(lines) > _FEW_LABELS * labelled
         for number, line in enumerate(lines):
@@ -117,7 +121,7 @@ class _Reader:
 
     def _label(self, start: int, end: int, bullet: bool) -> int | None:
         """Where the text after a leading label begins; None when the line starts with none."""
-        match = _LABEL.match(self.text, start, end)
+        match = _match_label(self.text, start, end)
         if match is None:
             return self._lead(start, end, bullet)
         label, after = match.group(1), match.end()
@@ -194,7 +198,9 @@ class _Reader:
             self.label = None if "\n\n" in between else self.label
         for piece_start, piece_end in self._pieces(start, end):
             opens = not self.passages or self.passages[-1].section != self.section
-            self.passages.append(Passage(piece_start, piece_end, self.section, self.label, bullet, lead, opens))
+            self.passages.append(
+                Passage(piece_start, piece_end, self.section, self.label, bullet, lead, opens, not self.heading_seen)
+            )
 
     def _leaves_preamble(self, previous: Passage, start: int, bullet: bool, blank: bool, lead: bool) -> bool:
         """Whether findings begin without a heading: in a new paragraph, or after a dictated "Indication ..."."""
@@ -223,11 +229,16 @@ class _Reader:
         yield position, end
 
 
+def _match_label(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The label that opens a line, up to its colon."""
+    return _LABEL.match(text, start, end) if text.find(":", start, min(end, start + _SHORT_LINE)) >= 0 else None
+
+
 def is_all_capitals(text: str) -> bool:
     """Whether the report is written in capitals, so that capitals mark no heading."""
-    sample = text[:5000]
-    letters = sum(map(str.isalpha, sample))
-    return letters > 0 and sum(map(str.isupper, sample)) > 0.85 * letters
+    sample = text[:5000].encode("ascii", "ignore")
+    capitals, small = len(sample.translate(None, _NOT_CAPITAL)), len(sample.translate(None, _NOT_SMALL))
+    return capitals > 0.85 * (capitals + small)
 
 
 def read_layout(text: str) -> list[Passage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from .lexicon import Lexicon, Mention, Stem
 from .spelling import REGIONS
 from .text import DASH, tokenize
 
+_DIGIT = re.compile(r"\d")
 _NONE: frozenset[str] = frozenset()
 HEAD_REACH = 8  # tokens between a stem and its head noun, outside brackets
 _FARTHEST_HEAD = 24  # tokens
@@ -20,7 +22,7 @@ class TokenizedSentence:
     ``kinds``: the kinds of that mention; ``all_kinds``: those in the sentence.
 
     ``clauses``: number of the clause that a token stands in; clauses end at "but", "except", semicolons and dashes.
-    ``plural``: tokens whose word was a plural.
+    ``plural``: tokens whose word was a plural. ``numbers``: a digit stands somewhere; ``sideless``: no "left", "both", ...
     """
 
     lexicon: Lexicon
@@ -32,6 +34,8 @@ class TokenizedSentence:
     remarks: list[Mention]
     clauses: list[int]
     plural: list[bool]
+    numbers: bool
+    sideless: bool
     communication: bool | None = None
 
     def has_remark(self, kind: str) -> bool:
@@ -95,15 +99,19 @@ def read_sentence(lexicon: Lexicon, folded: str, start: int, end: int) -> Tokeni
     owner: list[Mention | None] = [None] * len(lemmas)
     kinds: list[Set[str]] = [_NONE] * len(lemmas)
     for mention in mentions:
-        names = mention.kinds.keys()
-        for index in range(mention.first, mention.last):
+        names, first = mention.kinds.keys(), mention.first
+        owner[first], kinds[first] = mention, names
+        for index in range(first + 1, mention.last):
             owner[index], kinds[index] = mention, names
     remarks = lexicon.find(lemmas, remarks=True)
     all_kinds = _NONE.union(*(mention.kinds for mention in mentions))
     plural = [word[-1] in "sei" and word[-1] != lemma[-1] for word, lemma in zip(words, lemmas, strict=True)]
     one_clause = "scope_end" not in all_kinds and DASH not in lemmas
     clauses = [0] * len(lemmas) if one_clause else _clauses(lemmas, owner)
-    return TokenizedSentence(lexicon, lemmas, mentions, owner, kinds, all_kinds, remarks, clauses, plural)
+    numbers, sideless = _DIGIT.search(folded, start, end) is not None, lexicon.sides.keys().isdisjoint(lemmas)
+    return TokenizedSentence(
+        lexicon, lemmas, mentions, owner, kinds, all_kinds, remarks, clauses, plural, numbers, sideless
+    )
 
 
 def _waits_in_vain(lemmas: list[str], mention: Mention) -> bool:

@@ -11,7 +11,7 @@ from .lexicon import load_lexicon, read_data
 
 MAX_SENTENCE = 1500  # characters; text without a full stop is cut at a space, so that no step sees an endless sentence
 
-_STOP = re.compile(r"[.!?]+[\"')\]*_]*(?=\s|$)|[.!?](?=[A-Z][a-z])|\n[ \t]*\n")
+_STOP = re.compile(r"[.!?]+[\"')\]*_]*(?=\s|$)|(?<=[^\W_])[.!?](?=[A-Z][a-z])|\n[ \t]*\n")
 _WORD_BEFORE = re.compile(r"[^\s(\[,;:]+$")
 _ENUMERATOR = re.compile(r"\s*(?:\(?\d{1,2}[.)]-?\)?|\d{1,2}-\))\s+(?=[^\W\d_])")
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -59,7 +59,7 @@ def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
     end = start + len(piece.strip())
-    if any(c.isalnum() for c in text[start:end]):
+    if start < end and (text[start].isalnum() or any(c.isalnum() for c in text[start:end])):
         yield start, end
 
 

@@ -131,3 +131,25 @@ def test_a_finding_of_many_organs_lies_in_the_one_that_is_named(text, expected):
 )
 def test_a_continuation_takes_over_only_what_it_speaks_of(text, expected):
     assert segments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Spleen small.", {"present"}),
+        ("Liver normal; fatty pancreas.", {"absent", "present"}),
+        ("Caecal tumour ?T4a N2.", {"present", "uncertain"}),
+        ("Aortic sac 68 mm, previously 61 mm.", {"present"}),
+        ("Left-sided adenoma, 1.7 cm; right gland normal.", {"present", "absent"}),
+        ("Perifissural nodule RUL; lungs otherwise clear.", {"present", "absent"}),
+        ("Ovaries atrophic, appropriate for age.", {"absent"}),
+        ("No dilated small bowel, colon has wall thickening.", {"absent", "present"}),
+        ("A cavity is present, aspergilloma can't be ruled out.", {"present", "uncertain"}),
+        ("The stomach is distended so delayed emptying is likely.", {"present", "uncertain"}),
+        ("Pocket of fluid, infection or seroma, hard to say.", {"present", "uncertain"}),
+        ("There is a collection next to the hepaticojejunostomy.", {"present"}),
+        ("Gastric band in place.", {"present"}),
+    ],
+)
+def test_a_status_holds_for_what_it_is_said_of(text, expected):
+    assert {f.status for f in parse_report(f"Findings:\n{text}").sentences[-1].findings} == expected

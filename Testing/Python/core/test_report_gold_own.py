@@ -1,5 +1,6 @@
 """Floors on the project's own synthetic reports (Testing/Data): links and statuses per sentence, counted here."""
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,9 +9,13 @@ import pytest
 
 from CTGroundedVLMLib.report import parse_report
 
-GOLD = Path(__file__).resolve().parents[2] / "Data" / "report_gold_own.jsonl"
+DATA = Path(__file__).resolve().parents[2] / "Data"
 LINKED = {"findings", "impression", "other"}
-FLOORS = {"segments": 0.99, "exact": 0.985, "status": 0.98, "bounds": 0.99}
+FLOORS = {
+    "report_gold_own.jsonl": {"segments": 0.995, "exact": 0.99, "status": 0.98, "bounds": 0.995},
+    # never used to improve the parser: what it scores here is what to expect of reports that nobody has seen
+    "report_gold_blind.jsonl": {"segments": 0.97, "exact": 0.95, "status": 0.95, "bounds": 0.98},
+}
 
 
 def classes(names) -> set[str]:
@@ -28,10 +33,10 @@ def compare(counts: Counter, kind: str, want: set, have: set) -> None:
     counts[f"{kind} wrong"] += len(want ^ have)
 
 
-@pytest.fixture(scope="module")
-def scores() -> dict[str, float]:
+@functools.cache
+def scores(file: str) -> dict[str, float]:
     counts: Counter = Counter()
-    for line in GOLD.read_text(encoding="utf-8").splitlines():
+    for line in (DATA / file).read_text(encoding="utf-8").splitlines():
         gold = json.loads(line)
         parsed = parse_report(gold["text"]).sentences
         for want in gold["sentences"]:
@@ -55,6 +60,7 @@ def scores() -> dict[str, float]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("measure", FLOORS)
-def test_the_own_synthetic_reports_score_above_the_floor(scores, measure):
-    assert scores[measure] >= FLOORS[measure]
+@pytest.mark.parametrize("file", FLOORS)
+@pytest.mark.parametrize("measure", ["segments", "exact", "status", "bounds"])
+def test_the_synthetic_reports_score_above_the_floor(file, measure):
+    assert scores(file)[measure] >= FLOORS[file][measure]
