@@ -114,7 +114,11 @@ class SliceView(_View):
         booted.application.GetSliceLogics().AddItem(self.logic)
         self._application = booted.application
         self.logic.SetMRMLScene(booted.scene)
-        node = self.logic.AddSliceNode(name)
+        node = booted.scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+        if node is None:
+            node = self.logic.AddSliceNode(name)
+        else:  # of a layout that is there already: a second node of this name would only reset it
+            self.logic.SetSliceNode(node)
         node.SetOrientation(ORIENTATIONS[name])
         node.SetLayoutColor(*LAYOUT_COLOURS[name])
         self.composite = self.logic.GetSliceCompositeNode()

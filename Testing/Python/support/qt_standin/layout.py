@@ -70,6 +70,7 @@ class LayoutManager:
     def _made(self) -> dict[str, SliceWidget]:
         if not self._slices:
             logics = self._booted.application.GetSliceLogics() or vtk.vtkCollection()
+            slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self._booted.scene)
             for name, orientation in _ORIENTATIONS.items():
                 logic = slicer.vtkMRMLSliceLogic()
                 logic.SetMRMLApplicationLogic(self._booted.application)
