@@ -24,6 +24,9 @@ bench: ## speed and memory, as ratios against named baselines
 	@Resources/make_venv.sh test
 	.venv/bin/python Testing/Benchmark/bench_reports.py
 	.venv/bin/python Testing/Benchmark/bench_analysis.py
+	.venv/bin/python Testing/Benchmark/bench_module.py
+	.venv/bin/python Testing/Benchmark/bench_panel.py
+	.venv/bin/python Testing/Benchmark/bench_data.py
 
 clean: ## remove what the commands above made
 	rm -rf .venv demo-output build *.egg-info CTGroundedVLM/*.egg-info
