@@ -27,6 +27,7 @@ bench: ## speed and memory, as ratios against named baselines
 	.venv/bin/python Testing/Benchmark/bench_module.py
 	.venv/bin/python Testing/Benchmark/bench_panel.py
 	.venv/bin/python Testing/Benchmark/bench_data.py
+	.venv/bin/python Testing/Benchmark/bench_training.py
 
 clean: ## remove what the commands above made
 	rm -rf .venv demo-output build *.egg-info CTGroundedVLM/*.egg-info

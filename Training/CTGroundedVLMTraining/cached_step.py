@@ -7,8 +7,8 @@ gradient. Dropout draws the same numbers in (1) and (3), so that the result is e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .objectives import Features, Objective
+from .parallel import no_sync
 from .types import Batch
 
 Autocast = Callable[[], AbstractContextManager]
@@ -23,22 +24,25 @@ Autocast = Callable[[], AbstractContextManager]
 
 @dataclass(frozen=True)
 class RandomState:
-    """The generators that dropout draws from."""
+    """The generators that dropout draws from: the CPU's and this process's GPU's."""
 
     cpu: torch.Tensor
-    cuda: tuple[torch.Tensor, ...]
+    cuda: torch.Tensor | None
 
     @classmethod
     def now(cls) -> RandomState:
         """A copy of their present state."""
-        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else ()
-        return cls(torch.get_rng_state(), cuda)
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
+
+    def to_dict(self) -> dict[str, torch.Tensor | None]:
+        """What a checkpoint holds."""
+        return {"cpu": self.cpu, "cuda": self.cuda}
 
     def restore(self) -> None:
         """Go back to it."""
         torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(list(self.cuda))
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
 
 
 def forward_backward(
@@ -84,7 +88,7 @@ def _cached(
     for i, batch in enumerate(batches):
         states[i].restore()
         last = i == len(batches) - 1
-        with nullcontext() if last else _no_sync(model):
+        with nullcontext() if last else no_sync(model):  # gradients are brought together in the last pass only
             with autocast():
                 again = Features.of(model, batch)
             surrogate = (again.organs_BOE * organ_gradients[i]).sum() + (again.texts_PE * text_gradients[i]).sum()
@@ -105,13 +109,6 @@ def _without_graph(model: nn.Module, batches: Sequence[Batch], autocast: Autocas
         parts = [Features.of(model, batch) for batch in batches]
     organs, texts = (torch.cat([getattr(part, name) for part in parts]) for name in ("organs_BOE", "texts_PE"))
     return Features(organs, texts, parts[0].temperature)
-
-
-@contextmanager
-def _no_sync(model: nn.Module) -> Iterator[None]:
-    """DDP averages gradients in the last pass only."""
-    with model.no_sync() if hasattr(model, "no_sync") else nullcontext():
-        yield
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -32,6 +32,8 @@ EPILOG = """exit codes:
   6  memory or disk space does not suffice
   7  the output cannot be written
   8  done, but some items failed; they are marked as failed in the output
+  9  the loss is no number (the batch is named)
+  10  stopped by SIGTERM and saved: run the same command again to go on
   130  interrupted (Ctrl-C): run the same command again to go on
 
 Research use only."""

@@ -1,36 +1,58 @@
-"""One process, or several with DDP: how a model is wrapped and what is averaged."""
+"""One process, or several with DDP or FSDP2: how a model is wrapped, and what the ranks have to agree on.
+
+Gradients: every rank computes the loss of the joint batch (``objectives.gather``), so that the mean over ranks of a
+parameter's gradient is exactly that of one process on the joint batch. DDP and FSDP2 take that mean themselves; what neither
+looks after (an objective's head, and under FSDP2 the temperature, which as a scalar cannot be sharded) is averaged here.
+"""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import TrainingConfig
+from CTGroundedVLMLib.errors import InputError
+
+TIMEOUT = timedelta(minutes=30)  # rank 0 may write a large checkpoint to a slow disk while the others wait
 
 
-def wrap(model: nn.Module, config: TrainingConfig) -> nn.Module:
-    """The model as the run's configuration asks for it."""
-    if config.parallel == "ddp":
-        devices = [model.device] if model.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
-    return model
+@contextmanager
+def process_group(parallel: str) -> Iterator[torch.device]:
+    """Joins the processes that torchrun (or a launch line that sets RANK, WORLD_SIZE, ...) started; yields this one's device.
 
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def average_gradients(module: nn.Module) -> None:
-    """The mean over ranks of the gradients of parameters that no wrapper looks after (an objective's head)."""
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    Raises:
+        InputError: several processes, and the configuration says that there is one.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and parallel == "none":
+        raise InputError(
+            "Several processes were started and parallel is none. Start one process, or --set parallel=ddp (or fsdp2)."
+        )
+    device = _device()
+    if not several:
+        yield device
         return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def world() -> tuple[int, int]:
@@ -40,8 +62,97 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def device_of_rank() -> torch.device:
-    """This process's GPU, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", dist.get_node_local_rank(0) if dist.is_initialized() else 0)
-    return torch.device("cpu")
+def wrap(model: nn.Module, parallel: str) -> nn.Module:
+    """The model as several processes train it; itself where there is one process."""
+    if world()[1] == 1 or parallel == "none":
+        return model
+    if parallel == "ddp":
+        return DistributedDataParallel(model, device_ids=[model.device] if model.device.type == "cuda" else None)
+    return shard(model)
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """FSDP2 in place: parameters, gradients and optimiser state are split over all ranks, block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(model.device.type, (world()[1],))
+    for block in (*model.vision.blocks, *model.text.bert.encoder.layer):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh, ignored_params={model.temperature})
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 holds (part of) its parameters."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a sharded tensor; any other tensor itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor put together (all ranks must call); any other tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def no_sync(model: nn.Module) -> Iterator[None]:
+    """Backward passes inside leave gradients where they are; those after it bring them together."""
+    if isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over ranks of gradients that no wrapper looks after."""
+    if world()[1] == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+    """The total norm over all ranks' gradients; they are scaled down to ``limit`` where it is exceeded."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [g for g in gradients if isinstance(g, DTensor)]
+    plain = [g for g in gradients if not isinstance(g, DTensor)]
+    norms = [whole(torch.nn.utils.get_total_norm(part)) for part in (sharded, plain) if part]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    if limit is not None:
+        for part in (sharded, plain):
+            with_gradient = [
+                p for p in parameters if p.grad is not None and isinstance(p.grad, DTensor) == (part is sharded)
+            ]
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, limit, total)
+    return total.item()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on some rank: what decides whether all of them go on."""
+    if world()[1] == 1:
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """The values of all ranks, by rank."""
+    ranks = world()[1]
+    if ranks == 1:
+        return [value]
+    values: list[Any] = [None] * ranks
+    dist.all_gather_object(values, value)
+    return values

@@ -1,4 +1,15 @@
-"""A run on disk: ``config.json``, ``metrics.jsonl`` and checkpoints (``checkpoints/step-N``), each of them complete."""
+"""A run on disk.
+
+::
+
+    config.json        the configuration, whole
+    data.json          which data: where, how many cases, a hash of them
+    tokenizer/         as the model will carry it
+    checkpoints/step-N/state.pt    weights, optimiser, averages, random numbers of each rank; each of them complete
+    metrics.jsonl      one line a step
+    tensorboard/       the same numbers
+    model/             when the run is done: what ``ctgvlm analyze --model`` takes
+"""
 
 from __future__ import annotations
 
@@ -30,13 +41,13 @@ class RunFolder:
     def __init__(self, folder: Path, config: TrainingConfig) -> None:
         self.folder, self.config = folder, config
         self.checkpoints = folder / "checkpoints"
+        self.tokenizer, self.model = folder / "tokenizer", folder / "model"
 
     def prepare(self) -> None:
         """Make the folder, or check that it holds this very run."""
-        path = self.folder / "config.json"
         ours = json.loads(json.dumps(self.config.to_dict()))
-        if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = _read_json(self.folder / "config.json")
+        if theirs is not None:
             differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
             if differing:
                 raise InputError(
@@ -44,10 +55,25 @@ class RunFolder:
                     "Choose another folder, or the options of that run."
                 )
             return
+        self.write_json("config.json", ours)
+
+    def check_data(self, data: dict[str, Any]) -> None:
+        """Keep what the run learns from, or check that it is still that; where it lies does not matter."""
+        before = _read_json(self.folder / "data.json")
+        if before is None:
+            self.write_json("data.json", data)
+        elif before["identity"] != data["identity"]:
+            raise InputError(
+                f"{self.folder} was started on other data ({before['cases']} cases in {before['location']}; now "
+                f"{data['cases']} in {data['location']}). Continue it with those, or choose another folder for a new run."
+            )
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """One of the small files beside the checkpoints."""
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(ours, indent=1), encoding="utf-8")
+            with atomic_path(self.folder / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written ({error}). Choose another folder.") from error
 
@@ -61,7 +87,10 @@ class RunFolder:
         try:
             partial = Path(tempfile.mkdtemp(dir=self.checkpoints, prefix=".partial-"))
             try:
-                torch.save(state, partial / STATE)
+                with open(partial / STATE, "wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
                 partial.chmod(0o755)
                 if target.exists():  # the same step again, after a resume: the same content
                     shutil.rmtree(target)
@@ -82,21 +111,60 @@ class RunFolder:
         found = self.checkpoints.glob("step-*") if self.checkpoints.is_dir() else []
         return sorted(int(path.name[5:]) for path in found if (path / STATE).is_file())
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The state of the last checkpoint; None where there is none."""
+    def load(self, step: int | None = None) -> dict[str, Any] | None:
+        """The state of a step, on the CPU; of the last checkpoint by default; None where there is none."""
         steps = self.steps()
+        if step is not None and step not in steps:
+            raise InputError(
+                f"{self.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}."
+            )
         if not steps:
             return None
-        path = self.checkpoints / f"step-{steps[-1]:08d}" / STATE
+        path = self.checkpoints / f"step-{steps[-1] if step is None else step:08d}" / STATE
         try:
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file makes the unpickler fail in any way
             raise InputError(
                 f"{path} cannot be read ({type(error).__name__}). Remove its folder: the run then continues from the "
                 "checkpoint before it."
             ) from error
 
+    def forget_metrics_after(self, step: int) -> None:
+        """Steps after the checkpoint that a run continues from are done again: their lines go."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}/metrics.jsonl cannot be written ({error}). Free space, then run the same command again."
+            ) from error
+
+
+def open_run(folder: Path) -> RunFolder:
+    """A run that exists. Raises InputError."""
+    content = _read_json(folder / "config.json")
+    if content is None:
+        raise InputError(
+            f"{folder} holds no run: there is no config.json. Give the folder that `ctgvlm-train train` wrote."
+        )
+    return RunFolder(folder, TrainingConfig.from_dict(content))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Restore it, or choose another folder.") from error

@@ -7,7 +7,7 @@ import math
 from .config import OptimizerConfig
 
 
-def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimizerConfig) -> float:
+def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: OptimizerConfig) -> float:
     """Linear warm-up over the first steps, then cosine from ``lr`` to ``min_lr``.
 
     With ``cosine="epoch"`` as in fVLM's release (LAVIS' LinearWarmupCosineLRScheduler): within the first epoch the warm-up from
@@ -18,8 +18,7 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: Optimize
     if warming:
         return config.min_lr + (config.lr - config.min_lr) * step / config.warmup_steps
     if config.cosine == "epoch":
-        done = epoch / epochs
+        done = epoch / math.ceil(total_steps / steps_per_epoch)
     else:
-        total = max(steps_per_epoch * epochs - config.warmup_steps, 1)
-        done = min((step - config.warmup_steps) / total, 1.0)
+        done = min((step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 1.0)
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -1,7 +1,7 @@
 """The loop: one optimiser step after another, until the last, a signal, or a loss that is no number.
 
 Killed at any step and run again, it goes on from the last checkpoint as if nothing had happened: weights, optimiser, moving
-averages and random numbers are saved, and the data of a step follow from its number (``data.loader``).
+averages and every rank's random numbers are saved, and the data of a step follow from its number (``data.loader``).
 """
 
 from __future__ import annotations
@@ -12,26 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-from CTGroundedVLMLib.errors import CTGroundedVLMError
-from CTGroundedVLMLib.model.fvlm import FVLM
+from CTGroundedVLMLib.errors import CTGroundedVLMError, InputError
 
 from .cached_step import RandomState, forward_backward
-from .config import TrainingConfig
-from .data.loader import TrainingLoader
-from .objectives import Objective
-from .parallel import average_gradients, unwrapped, wrap
+from .learner import Learner
+from .parallel import any_rank, clip_gradients, from_all_ranks, world
 from .run_folder import RunFolder
 from .schedule import learning_rate
+from .throughput import Speed, known_peak_tflops
 from .types import Batch
 
 Report = Callable[[dict[str, Any]], None]
+Validate = Callable[[Learner], dict[str, float]]
 
 
 class NotANumberError(CTGroundedVLMError):
@@ -40,192 +34,162 @@ class NotANumberError(CTGroundedVLMError):
     exit_code = 9
 
 
-@dataclass
-class Learner:
-    """A model with its objective, optimiser and data. Co-teaching has two of them, each the other's peer."""
-
-    model: FVLM
-    objective: Objective
-    loader: TrainingLoader
-    config: TrainingConfig
-
-    def __post_init__(self) -> None:
-        if hasattr(self.objective, "start"):
-            self.objective.start(self.model)
-        self.wrapped = wrap(self.model, self.config)
-        optimizer = self.config.optimizer
-        groups = [
-            {"params": [p for p in self.model.parameters() if p.requires_grad], "factor": 1.0},
-            {
-                "params": [p for p in self.objective.parameters() if p.requires_grad],
-                "factor": optimizer.head_lr_factor,
-            },
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.average = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema)) if self.config.ema else None
-        )
-
-    def exported(self) -> FVLM:
-        """The model to validate and to ship: the moving average where there is one."""
-        return self.average.module if self.average is not None else self.model
-
-    def state(self) -> dict[str, Any]:
-        """All that a later ``restore`` needs."""
-        return {
-            "model": self.model.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-
-
 class Trainer:
     """Runs one configuration.
 
     Args:
         learners: one, or two that teach each other.
-        report: called after each step with its record (step, epoch, losses, learning rate, samples per second).
-        validate: called every ``validate_every`` steps with the model to export; its numbers are logged.
+        validate: called every ``validate_every`` steps, on every rank; its numbers are logged as "validation/...".
     """
 
     def __init__(
         self,
         learners: Sequence[Learner],
         run: RunFolder,
-        *,
-        rank: int = 0,
-        report: Report | None = None,
-        validate: Callable[[FVLM], dict[str, float]] | None = None,
+        validate: Validate | None = None,
     ) -> None:
         self.learners, self.run_folder, self.config = list(learners), run, run.config
-        self._rank, self._report, self._validate = rank, report or (lambda record: None), validate
+        self._validate = validate
+        self._rank, self._ranks = world()
+        self._device = self.learners[0].model.device
+        peak = self.config.peak_tflops or known_peak_tflops(self._device, self.config.precision)
+        self._speed = Speed(self.config.model, peak, self._ranks)
         self.step = 0
-        self._stop = False
+        self._terminated = False
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.config.steps or self.steps_per_epoch * self.config.epochs
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
         return max(self.learners[0].loader.order.steps_per_epoch // self.config.accumulate, 1)
 
-    def run(self) -> bool:
-        """Train until done (True), or until a SIGTERM, after which everything is saved (False).
+    def resume(self) -> int:
+        """Go to the last checkpoint, or to step 0 of a new folder; returns the step.
+
+        Raises:
+            InputError: another configuration or number of processes, a damaged checkpoint, or a rank that sees other files.
+            OutputError: the folder cannot be written.
+        """
+        if self._rank == 0:
+            self.run_folder.prepare()
+        self.step = 0
+        state = self.run_folder.load()
+        steps = from_all_ranks(state["step"] if state else 0)
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"The processes see different checkpoints in {self.run_folder.folder} (steps {', '.join(map(str, steps))}, by "
+                "rank). The folder must lie on a disk that all of them share."
+            )
+        if state is not None:
+            self._restore(state)
+        if self._rank == 0:
+            self.run_folder.forget_metrics_after(self.step)
+        return self.step
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if len(state["random"]) != self._ranks:
+            raise InputError(
+                f"{self.run_folder.folder} was trained by {len(state['random'])} processes, now there are {self._ranks}: the "
+                "steps would see other batches. Continue with as many as before, or start a new run."
+            )
+        for learner, saved in zip(self.learners, state["learners"], strict=True):
+            learner.restore(saved)
+        self.step = state["step"]
+        RandomState(**state["random"][self._rank]).restore()
+
+    def run(self, report: Report = lambda record: None) -> bool:
+        """Train from the present step until done (True), or until a SIGTERM, after which everything is saved (False).
+
+        Args:
+            report: called after each step, on rank 0, with its record (step, epoch, losses, learning rate, speed).
 
         Raises:
             NotANumberError: the batch is named; nothing of that step was applied.
             OutputError: a checkpoint cannot be written.
         """
-        self.run_folder.prepare()
-        self._resume()
         with self._stopping_on_sigterm():
             streams = [learner.loader.batches(self.step * self.config.accumulate) for learner in self.learners]
-            while self.step < self.total_steps and not self._stop:
-                self._one_step(streams)
+            stop = False
+            while self.step < self.total_steps and not stop:
+                record = self._one_step(streams)
+                if self._rank == 0:
+                    self.run_folder.log(record)
+                    report(record)
+                stop = any_rank(self._terminated, self._device)  # all of them after the same step
                 finished = self.step == self.total_steps
-                if self._stop or finished or self.step % self.config.checkpoint_every == 0:
+                if stop or finished or self.step % self.config.checkpoint_every == 0:
                     self._save()
         return self.step == self.total_steps
 
-    def _one_step(self, streams: Sequence[Iterator[Batch]]) -> None:
-        start = time.perf_counter()
-        lr = learning_rate(self.step, self.steps_per_epoch, self.config.epochs, self.config.optimizer)
+    def _one_step(self, streams: Sequence[Iterator[Batch]]) -> dict[str, Any]:
+        start, waited, seen = time.perf_counter(), 0.0, []
+        lr = learning_rate(self.step, self.steps_per_epoch, self.total_steps, self.config.optimizer)
         record: dict[str, Any] = {"step": self.step + 1, "epoch": self.step // self.steps_per_epoch, "lr": lr}
         for number, (learner, stream) in enumerate(zip(self.learners, streams, strict=True)):
-            peer = self.learners[1 - number].wrapped if len(self.learners) == 2 else None
-            losses = self._learn(learner, stream, peer, lr)
+            asked = time.perf_counter()
+            batches = [next(stream).to(self._device) for _ in range(self.config.accumulate)]
+            waited += time.perf_counter() - asked
+            seen += batches
+            peer = self.learners[1 - number] if len(self.learners) == 2 else None
+            losses = self._learn(learner, batches, peer, lr)
             record |= losses if number == 0 else {f"peer/{name}": value for name, value in losses.items()}
         self.step += 1
-        record["seconds"] = time.perf_counter() - start
-        record["samples_per_s"] = self._samples_per_step() / record["seconds"]
+        record |= self._speed.of_step(seen, time.perf_counter() - start, waited)
         if self._validate and self.config.validate_every and self.step % self.config.validate_every == 0:
-            record |= self._validated()
-        if self._rank == 0:
-            self.run_folder.log(record)
-            self._report(record)
+            record |= {f"validation/{name}": value for name, value in self._validated().items()}
+        return record
 
-    def _learn(self, learner: Learner, stream: Iterator[Batch], peer: nn.Module | None, lr: float) -> dict[str, float]:
-        device = learner.model.device
-        batches = [next(stream).to(device) for _ in range(self.config.accumulate)]
+    def _learn(self, learner: Learner, batches: Sequence[Batch], peer: Learner | None, lr: float) -> dict[str, float]:
         learner.model.train()
         learner.optimizer.zero_grad(set_to_none=True)
         autocast = lambda: learner.model.autocast(self.config.precision)  # noqa: E731
-        losses = forward_backward(learner.wrapped, learner.objective, batches, autocast, peer)
-        average_gradients(learner.objective)
-        parameters = [p for group in learner.optimizer.param_groups for p in group["params"]]
-        limit = self.config.optimizer.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf).item()
+        losses = forward_backward(learner.wrapped, learner.objective, batches, autocast, peer and peer.wrapped)
+        learner.average_loose_gradients()
+        norm = clip_gradients(learner.parameters(), self.config.optimizer.clip_norm)
         if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
-            names = ", ".join(name for batch in batches for name in batch.case_ids)
+            # the same on every rank: losses are of the joint batch, the norm is of all ranks' gradients
+            of_ranks = from_all_ranks([name for batch in batches for name in batch.case_ids])
+            names = ", ".join(name for names in of_ranks for name in names)
             raise NotANumberError(
                 f"Step {self.step + 1}: the loss is {losses['loss']}, the gradient's norm {norm}; the batch was {names}. Look at "
                 "these cases, lower the learning rate or train in fp32. The weights were not changed by this step."
             )
-        for group in learner.optimizer.param_groups:
-            group["lr"] = lr * group["factor"]
-        learner.optimizer.step()
-        learner.objective.after_step(learner.model)
-        if learner.average is not None:
-            learner.average.update_parameters(learner.model)
-        return losses | {"gradient_norm": norm}
-
-    def _samples_per_step(self) -> int:
-        order = self.learners[0].loader.order
-        return order.batch_size * order.world_size * self.config.accumulate
+        learner.apply(lr)
+        return losses | {"gradient_norm": norm, "temperature": learner.model.temperature.item()}
 
     def _validated(self) -> dict[str, float]:
-        model = unwrapped(self.learners[0].exported())
-        training = model.training
-        model.eval()
-        numbers = self._validate(model)
-        model.train(training)
-        return {f"validation/{name}": value for name, value in numbers.items()}
+        """Leaves the random numbers of training as they were."""
+        random, learner = RandomState.now(), self.learners[0]
+        learner.exported().eval()
+        try:
+            return self._validate(learner)
+        finally:
+            learner.exported().train()
+            random.restore()
 
     def _save(self) -> None:
-        random = RandomState.now()
         state = {
             "step": self.step,
             "learners": [learner.state() for learner in self.learners],
-            "random": {"cpu": random.cpu, "cuda": list(random.cuda)},
+            "random": from_all_ranks(RandomState.now().to_dict()),
         }
         if self._rank == 0:
             self.run_folder.save(self.step, state)
-
-    def _resume(self) -> None:
-        state = self.run_folder.load()
-        if state is None:
-            return
-        for learner, saved in zip(self.learners, state["learners"], strict=True):
-            learner.restore(saved)
-        self.step = state["step"]
-        RandomState(state["random"]["cpu"].cpu(), tuple(t.cpu() for t in state["random"]["cuda"])).restore()
+        from_all_ranks(None)  # a launcher ends rank 0 when another rank ends: none may before the file is complete
 
     @contextmanager
     def _stopping_on_sigterm(self) -> Iterator[None]:
-        """SIGTERM (a scheduler's time limit) ends the run after the step at hand, saved."""
+        """SIGTERM (a scheduler's time limit) to any process ends the run after the step at hand, saved."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(signum: int, frame: object) -> None:
-            self._stop = True
+            self._terminated = True
 
         previous = signal.signal(signal.SIGTERM, stop)
         try:

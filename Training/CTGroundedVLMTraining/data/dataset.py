@@ -87,6 +87,13 @@ class PreparedDataset(Sequence[PreparedCase]):
             digest.update(json.dumps(parts).encode())
         return digest.hexdigest()
 
+    def texts(self) -> Iterator[str]:
+        """Reports and organ texts of the cases, without reading a volume: what a run's tokenizer is made from."""
+        for line in self._lines:
+            record = self._record(line)
+            yield record["report"]
+            yield from (text for text, _ in record["organ_texts"].values())
+
     def check(self) -> Iterator[tuple[str, str]]:
         """(case id, what is wrong) of every damaged shard; reads them all."""
         for line in self._lines:

@@ -13,6 +13,7 @@ import torch
 
 from CTGroundedVLMLib.model.fvlm import FVLM
 
+from ..parallel import whole
 from ..types import ABNORMAL, NORMAL, SKIP, Batch
 from .base import Features, Objective, organ_text_features, zero_with_graph
 from .gather import gather
@@ -84,7 +85,7 @@ class OrganContrast(Objective):
         """teacher <- momentum x teacher + (1 - momentum) x model."""
         for name, teacher in (self.text_teacher or {}).items():
             for ours, theirs in zip(teacher.parameters(), getattr(model, name).parameters(), strict=True):
-                ours.lerp_(theirs.to(ours.dtype), 1 - self.momentum)
+                ours.lerp_(whole(theirs).to(ours.dtype), 1 - self.momentum)
 
     def forward(self, features: Features, batch: Batch, peer: Features | None = None) -> dict[str, torch.Tensor]:
         """Losses "organ/lung" and so on, of the organs that count; "none" = 0 with a graph where no organ does."""

@@ -1,0 +1,77 @@
+"""From a run's checkpoint to the model folder that ``ctgvlm analyze --model`` takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from CTGroundedVLMLib.errors import InputError, OutputError
+from CTGroundedVLMLib.model.checkpoint import check_free, check_state, materialize, save_checkpoint
+from CTGroundedVLMLib.model.fvlm import FVLM
+from CTGroundedVLMLib.model.tokenizer import load_tokenizer
+
+from .run_folder import open_run
+
+HEAD, HEAD_FINDINGS = "head.safetensors", "head.json"
+
+
+def export(run_folder: Path, output: Path, *, step: int | None = None, half: bool = False, learner: int = 0) -> int:
+    """Write the model of a checkpoint (the last one by default): the moving average where the run keeps one.
+
+    A supervised run's head goes beside it: ``head.safetensors`` (weight (F, E), bias (F,), scale) and ``head.json`` (findings).
+
+    Args:
+        half: weights in fp16, half the size; they are computed with in fp32 all the same.
+        learner: 0 or, for the second model of co-teaching, 1.
+
+    Returns:
+        The step.
+
+    Raises:
+        InputError: no run, or no checkpoint of that step.
+        OutputError: ``output`` exists, or cannot be written.
+    """
+    run = open_run(run_folder)
+    check_free(output)
+    state = run.load(step)
+    if state is None:
+        raise InputError(f"{run_folder} has no checkpoint yet. Let it run until the first one.")
+    if not 0 <= learner < len(state["learners"]):
+        raise InputError(f"{run_folder} trains {len(state['learners'])} model(s); there is no number {learner}.")
+    chosen, config = state["learners"][learner], run.config
+    weights = chosen["average"]["model"] if chosen["average"] else chosen["model"]
+    model = _model(config.model, weights, str(run_folder))
+    if half:
+        model.half()
+    details = {
+        "notice": config.notice,
+        "license": config.license,
+        "source": f"step {state['step']} of run {run_folder.name}",
+    }
+    details = {key: value for key, value in details.items() if value}
+    save_checkpoint(output, model, load_tokenizer(run.tokenizer), name=config.name, trained=True, **details)
+    if config.objective.name == "supervised":
+        _write_head(output, chosen["objective"], config.findings)
+    return state["step"]
+
+
+def _model(config, weights: dict[str, torch.Tensor], source: str) -> FVLM:
+    with torch.device("meta"):
+        model = FVLM(config)
+    token_type = "text.bert.embeddings.token_type_embeddings.weight"
+    state = {key: value for key, value in weights.items() if key != token_type}
+    check_state(state, model, source)
+    model.load_state_dict(state, strict=False, assign=True)
+    materialize(model)
+    return model
+
+
+def _write_head(folder: Path, head: dict[str, torch.Tensor], findings: tuple[str, ...]) -> None:
+    try:
+        save_file({key: value.contiguous() for key, value in head.items()}, folder / HEAD)
+        (folder / HEAD_FINDINGS).write_text(json.dumps({"findings": list(findings)}, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error}). Free space or choose a folder.") from error
