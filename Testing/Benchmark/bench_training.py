@@ -70,10 +70,9 @@ def measure(variant: Variant, batch_size: int, device: str, repeats: int, pipe) 
 
 
 def _plain(variant: Variant, config, batch_size: int, device: str, repeats: int) -> Measured:
+    from CTGroundedVLMLib.model.fvlm import FVLM
     from plain_fvlm_training import PlainTraining
     from training_batches import a_batch
-
-    from CTGroundedVLMLib.model.fvlm import FVLM
 
     plain = PlainTraining(FVLM(config)).to(device).train()
     optimizer = plain.optimizer()
@@ -84,7 +83,6 @@ def _plain(variant: Variant, config, batch_size: int, device: str, repeats: int)
 def _ours(variant: Variant, config, batch_size: int, device: str, repeats: int) -> Measured:
     """The trainer's own step: forward, backward, clipping, AdamW, on a batch that is at hand."""
     import torch
-    from training_batches import a_batch
 
     from CTGroundedVLMLib.model.fvlm import FVLM
     from CTGroundedVLMTraining.cached_step import forward_backward
@@ -93,6 +91,7 @@ def _ours(variant: Variant, config, batch_size: int, device: str, repeats: int) 
     from CTGroundedVLMTraining.objectives import OrganContrast
     from CTGroundedVLMTraining.parallel import clip_gradients
     from CTGroundedVLMTraining.throughput import StepCost
+    from training_batches import a_batch
 
     run = TrainingConfig(
         name="bench",

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 import torch
-from training_cases import SIZE, some_cases, write_prepared
 
 from CTGroundedVLMLib.model.checkpoint import load_checkpoint
 from CTGroundedVLMTraining import cli, train_commands
 from CTGroundedVLMTraining.recipes import STARTER_NOTICE, recipe
+from training_cases import SIZE, some_cases, write_prepared
 
 ORGANS = tuple(recipe("starter").model.organs)
 CHANGES = [

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 import torch.multiprocessing as mp
-from training_cases import train
-from training_ranks import PAIRS, eight, one_rank, the_config
 
 from CTGroundedVLMLib.errors import InputError
+from training_cases import train
+from training_ranks import PAIRS, eight, one_rank, the_config
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from training_cases import MODEL, a_config, some_cases
 
 from CTGroundedVLMLib.errors import InputError, ModelError
 from CTGroundedVLMLib.model.fvlm import FVLM
@@ -15,6 +14,7 @@ from CTGroundedVLMTraining.config import InitialWeights
 from CTGroundedVLMTraining.initialization import initial_model, mae_position_embedding
 from CTGroundedVLMTraining.recipes import recipe
 from CTGroundedVLMTraining.vocabulary import corpus_tokenizer, tokenizer_of
+from training_cases import MODEL, a_config, some_cases
 
 TEXTS = ["nodule of 3 mm.", "clear lungs.", "a large pleural effusion on the left."]
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_cases import a_config
 
 from CTGroundedVLMLib.errors import DependencyError
 from CTGroundedVLMTraining.loggers import Loggers, TensorBoardLog
+from training_cases import a_config
 
 
 def a_record(step, loss=2.5, **more):

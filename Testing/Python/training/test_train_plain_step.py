@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from plain_fvlm_training import PlainTraining
-from training_batches import a_batch
 
 from CTGroundedVLMLib.model.config import debug_config
 from CTGroundedVLMLib.model.fvlm import FVLM
 from CTGroundedVLMTraining.cached_step import forward_backward
 from CTGroundedVLMTraining.initialization import scale_for_scratch
 from CTGroundedVLMTraining.objectives import OrganContrast
+from plain_fvlm_training import PlainTraining
+from training_batches import a_batch
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from training_cases import a_config, some_cases
 
 from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
@@ -14,6 +13,7 @@ from CTGroundedVLMTraining.overrides import with_changes
 from CTGroundedVLMTraining.recipes import STARTER_NOTICE, description, recipe, recipe_names
 from CTGroundedVLMTraining.run_folder import RunFolder
 from CTGroundedVLMTraining.trainer import Trainer
+from training_cases import a_config, some_cases
 
 DEBUG = [name for name in recipe_names() if name.endswith("_debug")]
 

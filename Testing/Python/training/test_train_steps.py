@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_cases import MODEL, a_config, a_learner, some_cases
 
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
 from CTGroundedVLMTraining.cached_step import forward_backward, joined
@@ -14,6 +13,7 @@ from CTGroundedVLMTraining.data.collate import Collator
 from CTGroundedVLMTraining.data.loader import BatchOrder, TrainingLoader
 from CTGroundedVLMTraining.objectives import Features
 from CTGroundedVLMTraining.schedule import learning_rate
+from training_cases import MODEL, a_config, a_learner, some_cases
 
 
 def test_cached_features_give_the_gradient_of_one_large_batch():

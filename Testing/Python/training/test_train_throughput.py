@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from training_cases import MODEL, a_config, a_learner, some_cases
 
 from CTGroundedVLMTraining.objectives import Features
 from CTGroundedVLMTraining.throughput import Speed, StepCost, known_peak_tflops
+from training_cases import MODEL, a_config, a_learner, some_cases
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 import torch
-from training_cases import CALM, a_config, a_learner, some_cases, train, weights
 
 from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
 from CTGroundedVLMTraining.config import InitialWeights, ObjectiveConfig, OptimizerConfig
 from CTGroundedVLMTraining.learner import MovingAverage
 from CTGroundedVLMTraining.trainer import NotANumberError
+from training_cases import CALM, a_config, a_learner, some_cases, train, weights
 
 
 def same(first, second):
