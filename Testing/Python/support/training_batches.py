@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from plain_fvlm_training import PlainBatch
 
 from CTGroundedVLMLib.model.config import ModelConfig
 from CTGroundedVLMLib.model.fvlm import organ_token_mask
 from CTGroundedVLMTraining.types import ABNORMAL, NORMAL, Batch, text_key
+from plain_fvlm_training import PlainBatch
 
 CLS, SEP = 2, 3
 NORMAL_LENGTH, LENGTHS = 9, (24, 68)  # tokens of "... shows no significant abnormalities.", and range of descriptions

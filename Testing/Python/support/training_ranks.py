@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
-from training_cases import CALM, a_config, a_trainer, some_cases, train
 
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
 from CTGroundedVLMTraining.build import make_learners
 from CTGroundedVLMTraining.config import ObjectiveConfig, OptimizerConfig
 from CTGroundedVLMTraining.trainer import NotANumberError
+from training_cases import CALM, a_config, a_trainer, some_cases, train
 
 RUNS = {
     "plain": {"ema": 0.9},
