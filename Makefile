@@ -13,7 +13,7 @@ demo: ## analyse a synthetic sample CT; prints where the HTML page lies
 
 test: ## all tests
 	@Resources/make_venv.sh test
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: ## style
 	@Resources/make_venv.sh lint
