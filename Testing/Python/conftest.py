@@ -3,11 +3,15 @@
 import ast
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell: programs under test would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
