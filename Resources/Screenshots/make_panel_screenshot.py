@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "CTGroundedVLM"), str(ROOT / "Testing" / "Python" / "support")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "CTGroundedVLM"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "Testing" / "Python" / "support"))
 
 import numpy as np
 from PIL import Image
