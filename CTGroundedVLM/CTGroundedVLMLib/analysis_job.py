@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from .errors import CTGroundedVLMError, InputError, OutputError
-from .exchange import CASE, ResultReader, read_heatmap
-from .json_records import from_record
-from .types import AnalysisResult, FindingScore, Heatmap
+from .exchange import CASE, Answer, ResultReader, read_answer
+from .types import AnalysisResult, Heatmap
 from .worker_client import WorkerClient
 
 State = Literal["idle", "handing over", "running"]
 OnProgress = Callable[[str, float], None]
 OnError = Callable[[CTGroundedVLMError], None]
-OnAnswer = Callable[[tuple[FindingScore, Heatmap]], None]
+OnAnswer = Callable[[Answer], None]
 
 
 class CaseSource(Protocol):
@@ -150,7 +149,9 @@ class AnalysisService:
     def ask(
         self, organ: str | None, text: str, *, on_progress: OnProgress, on_done: OnAnswer, on_error: OnError
     ) -> None:
-        """Score ``text`` in ``organ`` of the case analysed last, and localize it. None: the organ that the text names.
+        """Score ``text`` in ``organ`` of the case analysed last, localize it, and compare it with the report.
+
+        organ None: the one that the text names.
 
         Raises:
             InputError: a job is under way already. Everything else goes to ``on_error``, also an organ that is not scored.
@@ -168,7 +169,7 @@ class AnalysisService:
     ) -> None:
         """The heatmap of a finding of the case analysed last. Errors: as ``ask``."""
         arguments = {"organ": organ, "finding": finding}
-        self._answer("heatmap", arguments, on_progress, lambda answer: on_done(answer[1]), on_error)
+        self._answer("heatmap", arguments, on_progress, lambda answer: on_done(answer.heatmap), on_error)
 
     def cancel(self) -> None:
         """End the job, the worker and its children, and remove what was handed over; nothing happens when idle.
@@ -217,12 +218,12 @@ class AnalysisService:
             on_error(InputError("There is no analysed image to ask about. Analyze the CT first."))
             return
         self._count += 1
-        arguments |= {"folder": str(self._kept / "answers"), "file": f"heatmap-{self._count}"}
+        arguments |= {"folder": str(self._kept / "answers"), "file": f"answer-{self._count}"}
         job = _Job(self._kept, on_progress, on_error, lambda: None)
         self._job = job
 
         def deliver(value: Mapping[str, Any]) -> None:
-            answer = from_record(FindingScore, value["score"], "The score"), read_heatmap(Path(value["heatmap"]))
+            answer = read_answer(Path(value["answer"]))
             self._job = None
             on_done(answer)
 

@@ -27,6 +27,12 @@ _OFFLINE = (
 )
 
 
+_TRY_THERE = (
+    "Run it once in its own module, which says what it needs (also the extension NNUNet), or choose a segmentation that you "
+    "have already."
+)
+
+
 class DependencyInstaller:
     """Asks once, then installs all that is missing. Call ``ensure`` on a click, never while a module loads.
 
@@ -124,7 +130,11 @@ class DependencyInstaller:
         with self._constraints() as constraints, _explained("The Python packages could not be installed"):
             # the question has been asked: prompt_install would ask it a second time
             self._import("slicer.packaging").pip_ensure(
-                list(plan.packages), constraints=constraints, prompt_install=False, requester=REQUESTER
+                list(plan.packages),
+                constraints=constraints,
+                prompt_install=False,
+                prompt_restart=False,  # what is installed here is imported by the worker, not by Slicer
+                requester=REQUESTER,
             )
 
     def _install_wheels(self, plan: InstallPlan, folder: Path) -> None:
@@ -218,9 +228,14 @@ def run_total_segmentator(
     logic = total_segmentator_logic(slicer, import_module)
     if log is not None:
         logic.logCallback = log
-    with _explained("TotalSegmentator could not be set up or run"):
+    try:
         logic.setupPythonRequirements()
         logic.process(volume_node, segmentation_node, fast=fast, task="total")
+    except Exception as error:  # foreign code with error classes of its own, also for "cancelled"
+        remedy = "Restart Slicer and click again." if getattr(error, "restartRequired", False) else _TRY_THERE
+        raise DependencyError(
+            f"TotalSegmentator could not be set up or run ({type(error).__name__}: {error}). {remedy}"
+        ) from error
 
 
 def installed_versions(environment: PythonEnvironment | None = None) -> Mapping[str, str]:

@@ -30,32 +30,34 @@ from . import anatomy, guards
 from .errors import InputError, OutputError, ReportError, SegmentationError, VolumeError
 from .exchange_reading import FORMAT, VERSION, read_case, read_ct
 from .exchange_results import (
+    Answer,
     ResultReader,
-    read_heatmap,
+    read_answer,
     read_result,
     read_segmentation,
-    write_heatmap,
+    write_answer,
     write_result,
     write_segmentation,
 )
 from .report_sources import REPORT_LIMIT_BYTES
 
 __all__ = [
+    "Answer",
     "CaseWriter",
     "ResultReader",
+    "read_answer",
     "read_case",
     "read_ct",
-    "read_heatmap",
     "read_result",
     "read_segmentation",
+    "write_answer",
     "write_file_case",
-    "write_heatmap",
     "write_result",
     "write_segmentation",
 ]
 
 CASE = "case.json"
-SLAB_BYTES = 8_000_000  # copied within a few ms: a GUI thread may do that between two frames
+SLAB_BYTES = 4 << 20  # copied within a few ms: a GUI thread may do that between two frames
 
 
 class CaseWriter:

@@ -1,4 +1,4 @@
-"""What the worker hands back: an AnalysisResult, a Heatmap, a Segmentation. Lossless; arrays are memory-mapped files.
+"""What the worker hands back: an AnalysisResult, an Answer, a Segmentation. Lossless; arrays are memory-mapped files.
 
 A result is a file of JSON lines: a first one with all single values, then the long lists in pieces, so that Slicer's GUI
 thread can read it in small steps. An array that is itself the read-only map of a file (the CT) is named, not copied.
@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,17 @@ from .types import (
     SentenceLink,
 )
 
-One = TypeVar("One", Heatmap, Segmentation)
+
+@dataclass(frozen=True)
+class Answer:
+    """What the worker says to a question. ``comparison``: with the report; None where there is no report."""
+
+    score: FindingScore
+    heatmap: Heatmap
+    comparison: ReportComparison | None = None
+
+
+One = TypeVar("One", Answer, Segmentation)
 
 FORMAT, VERSION = "ctgvlm-result", 1
 RESULT = "result.jsonl"
@@ -120,14 +131,14 @@ def read_result(path: Path) -> AnalysisResult:
     return reader.result
 
 
-def write_heatmap(heatmap: Heatmap, folder: Path, name: str = "heatmap") -> Path:
-    """Write one heatmap as ``name``.json beside its array and return that file. Raises OutputError."""
-    return _write_one(heatmap, Path(folder), name)
+def write_answer(answer: Answer, folder: Path, name: str = "answer") -> Path:
+    """Write one answer as ``name``.json beside its heatmap's array and return that file. Raises OutputError."""
+    return _write_one(answer, Path(folder), name)
 
 
-def read_heatmap(path: Path) -> Heatmap:
-    """Read what ``write_heatmap`` wrote. Raises InputError for a file that is missing or damaged."""
-    return _read_one(Heatmap, Path(path))
+def read_answer(path: Path) -> Answer:
+    """Read what ``write_answer`` wrote. Raises InputError for a file that is missing or damaged."""
+    return _read_one(Answer, Path(path))
 
 
 def write_segmentation(segmentation: Segmentation, folder: Path, name: str = "segmentation") -> Path:
@@ -140,7 +151,7 @@ def read_segmentation(path: Path) -> Segmentation:
     return _read_one(Segmentation, Path(path))
 
 
-def _write_one(value: Heatmap | Segmentation, folder: Path, name: str) -> Path:
+def _write_one(value: Answer | Segmentation, folder: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.json"

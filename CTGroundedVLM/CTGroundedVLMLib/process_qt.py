@@ -16,12 +16,15 @@ from .worker_runner import STOP_GRACE_S, kill_tree
 
 
 def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
-    """Slicer's Python: the launcher ``PythonSlicer``, or the interpreter that runs this.
+    """Slicer's Python: the interpreter ``python-real``, its launcher ``PythonSlicer``, or the interpreter that runs this.
+
+    Without the launcher there is one process less between this one and the worker, and its input needs no handing on (which
+    the launcher is said not to do on Windows); the environment that a launcher sets is the one that Slicer runs in.
 
     Raises:
         DependencyError: there is neither.
     """
-    found = shutil.which("PythonSlicer")
+    found = shutil.which("python-real") or shutil.which("PythonSlicer")
     if found:
         return found
     if Path(sys.executable or "").stem.lower().startswith("python"):
@@ -30,6 +33,9 @@ def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
         "PythonSlicer was not found on the PATH, so that the analysis cannot run in a process of its own. Start 3D Slicer by "
         "its launcher (Slicer, not SlicerApp-real), or reinstall it."
     )
+
+
+RELEASE_MS = 200  # until a QProcess that is still at work is asked again whether it can go
 
 
 class QProcessRunner:
@@ -47,6 +53,7 @@ class QProcessRunner:
         self._environment = environment
         self._process = None
         self._ended = False
+        self._depth = 0  # of calls from within the QProcess: a callback may run an event loop of its own
         self._pending = {"out": b"", "log": b""}
         self._callbacks: dict[str, Callable] = {}
 
@@ -80,7 +87,7 @@ class QProcessRunner:
             return
         # The worker takes it as the sign to end itself and its children: also where this process is only its launcher.
         self._process.closeWriteChannel()
-        self._qt.QTimer.singleShot(int(1000 * STOP_GRACE_S), self._killIfRunning)
+        self._qt.QTimer.singleShot(int(1000 * STOP_GRACE_S), self.kill)
 
     def wait(self, seconds: float) -> None:
         """See ProcessRunner."""
@@ -107,8 +114,12 @@ class QProcessRunner:
     def _deliver(self, kind: str, data: bytes) -> None:
         """Whole lines only: a chunk may end anywhere, also within a character."""
         *lines, self._pending[kind] = (self._pending[kind] + data).split(b"\n")
-        for line in lines:
-            self._callbacks[kind](line.decode("utf-8", "replace").rstrip("\r"))
+        self._depth += 1
+        try:
+            for line in lines:
+                self._callbacks[kind](line.decode("utf-8", "replace").rstrip("\r"))
+        finally:
+            self._depth -= 1
 
     def _onFinished(self, exitCode, exitStatus) -> None:  # noqa: N802
         crashed = exitStatus == self._qt.QProcess.CrashExit
@@ -132,11 +143,15 @@ class QProcessRunner:
 
     def _release(self) -> None:
         """The connections to this object's methods hold it, and it holds the QProcess: let both go."""
+        if self._depth:
+            self._qt.QTimer.singleShot(RELEASE_MS, self._release)
+            return
         process, self._process = self._process, None
         process.deleteLater()
 
-    def _killIfRunning(self) -> None:  # noqa: N802
-        if not self._ended:
+    def kill(self) -> None:
+        """See ProcessRunner."""
+        if self._process is not None and not self._ended:
             kill_tree(int(self._process.processId()))
             self._process.kill()
 

@@ -91,7 +91,7 @@ class PhantomSample:
             category=CATEGORY,
             customDownloader=self.on_clicked,
             thumbnailFileName=thumbnail or None,
-            **self._arguments(),
+            **self._arguments(checksums=None),  # of the button only the downloader is called, which verifies them
         )
 
     def on_clicked(self, source: Any = None) -> None:
@@ -102,11 +102,15 @@ class PhantomSample:
             self._slicer.util.errorDisplay(str(error))
 
     def load(
-        self, *, blocking: bool = True, on_done: Callable[[SampleNodes], None] | None = None
+        self,
+        *,
+        blocking: bool = True,
+        on_done: Callable[[SampleNodes], None] | None = None,
+        on_error: Callable[[CTGroundedVLMError], None] | None = None,
     ) -> SampleNodes | None:
         """The phantom's nodes; None where they follow by ``on_done`` (not blocking, and it has to be generated first).
 
-        What goes wrong in the background is shown in a message box.
+        What goes wrong in the background goes to ``on_error``; without one, into a message box.
 
         Raises:
             OutputError: the phantom cannot be generated or loaded.
@@ -116,7 +120,8 @@ class PhantomSample:
             return None
         if recorded_checksums(self._folder) is None:
             if not blocking:
-                self._generate_in_background(on_done or (lambda nodes: None))
+                show = on_error or (lambda error: self._slicer.util.errorDisplay(str(error)))
+                self._generate_in_background(on_done or (lambda nodes: None), show)
                 return None
             self._generate()
         nodes = self._load()
@@ -131,7 +136,9 @@ class PhantomSample:
         except subprocess.CalledProcessError as error:
             raise OutputError(self._failed(error.returncode)) from error
 
-    def _generate_in_background(self, on_done: Callable[[SampleNodes], None]) -> None:
+    def _generate_in_background(
+        self, on_done: Callable[[SampleNodes], None], on_error: Callable[[CTGroundedVLMError], None]
+    ) -> None:
         def completed(return_code: int) -> None:
             _RUNNING.discard(self._folder)
             try:
@@ -139,7 +146,7 @@ class PhantomSample:
                     raise OutputError(self._failed(return_code))
                 nodes = self._load()
             except CTGroundedVLMError as error:
-                self._slicer.util.errorDisplay(str(error))
+                on_error(error)
                 return
             on_done(nodes)
 
@@ -166,8 +173,7 @@ class PhantomSample:
             "Make room on that disk, or set CTGVLM_CACHE_DIR to another folder."
         )
 
-    def _arguments(self) -> dict[str, Any]:
-        checksums = recorded_checksums(self._folder)
+    def _arguments(self, checksums: dict[str, str] | None) -> dict[str, Any]:
         names, nodes, types = (list(column) for column in zip(*_FILES.values(), strict=True))
         return {
             "sampleName": SAMPLE_NAME,
@@ -180,7 +186,7 @@ class PhantomSample:
 
     def _load(self) -> SampleNodes:
         sample_data = self._import("SampleData")
-        source = sample_data.SampleDataSource(**self._arguments())
+        source = sample_data.SampleDataSource(**self._arguments(recorded_checksums(self._folder)))
         nodes = sample_data.SampleDataLogic().downloadFromSource(source)
         if len(nodes) != len(_FILES) or any(node is None or isinstance(node, str) for node in nodes):
             raise OutputError(

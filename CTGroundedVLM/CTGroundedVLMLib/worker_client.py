@@ -118,11 +118,13 @@ class WorkerClient:
         self._stop()
 
     def close(self) -> None:
-        """``cancel``, then wait until the process has ended (at most two seconds)."""
+        """``cancel``, then wait until the process has ended, by force after two seconds."""
         self.cancel()
         end = time.monotonic() + CLOSE_S
         while self._stopping and time.monotonic() < end:
             self._stopping[0].wait(0.02)
+        for runner in self._stopping:
+            runner.kill()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until no request is under way, or ``timeout_s`` is over."""

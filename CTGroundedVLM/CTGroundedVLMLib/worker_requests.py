@@ -19,11 +19,12 @@ import SimpleITK as sitk
 import torch
 
 from . import __version__
+from .discrepancies import compare_with_report
 from .errors import DependencyError, InputError
-from .exchange import read_case, write_heatmap, write_result
+from .exchange import Answer, read_case, write_answer, write_result
 from .exchange_results import write_segmentation
 from .files import cache_folder, models_folder
-from .json_records import from_record, to_record
+from .json_records import from_record
 from .model.checkpoint import LoadedModel
 from .model.find import find_model
 from .model.header import UNTRAINED, WEIGHTS
@@ -31,7 +32,7 @@ from .pipeline import AnalysisOptions, Session, analyze_session, check_questions
 from .precision import choose_device
 from .prompts import Prompt
 from .questions import question_finding, question_organ
-from .types import CTCase, Segmentation, Volume
+from .types import CTCase, Report, Segmentation, Volume
 
 Progress = Callable[[str, float], None]
 Arguments = Mapping[str, Any]
@@ -64,7 +65,10 @@ def _leave_one_core_free() -> None:
 
 
 def hello(arguments: Arguments, progress: Progress) -> dict[str, Any]:
-    """Versions, and the devices with their memory in bytes. No arguments."""
+    """Versions, and the devices with their memory in bytes. No arguments.
+
+    What is free on a GPU is told (else null) only where this process works already: to ask takes some hundred MB of each.
+    """
     memory = psutil.virtual_memory()
     devices = [
         {
@@ -75,9 +79,10 @@ def hello(arguments: Arguments, progress: Progress) -> dict[str, Any]:
         }
     ]
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        devices.append({"device": f"cuda:{index}", "name": name, "free_bytes": free, "total_bytes": total})
+        properties = torch.cuda.get_device_properties(index)
+        free = torch.cuda.mem_get_info(index)[0] if torch.cuda.memory_reserved(index) else None
+        total = properties.total_memory
+        devices.append({"device": f"cuda:{index}", "name": properties.name, "free_bytes": free, "total_bytes": total})
     versions = {"ctgvlm": __version__, "python": platform.python_version(), "torch": torch.__version__}
     return {"versions": versions, "devices": devices}
 
@@ -101,6 +106,7 @@ class KeptSession:
         self._loaded: LoadedModel | None = None
         self._loaded_key: tuple[Any, ...] = ()
         self._session: Session | None = None
+        self._report = Report("")
 
     def analyze(self, arguments: Arguments, progress: Progress) -> dict[str, Any]:
         """Analyse ``case_json`` with ``model`` on ``device`` by ``options``; "result": its file in ``folder``.
@@ -123,11 +129,11 @@ class KeptSession:
         progress("hand back", 0.95)
         result = dataclasses.replace(result, timings_s=clock.seconds | dict(result.timings_s))
         path = write_result(result, Path(arguments["folder"]))
-        self._session = session
+        self._session, self._report = session, result.report
         return {"result": str(path)}
 
     def ask(self, arguments: Arguments, progress: Progress) -> dict[str, Any]:
-        """Score ``text`` in ``organ`` (null: the organ that the text names); "score", and "heatmap": its file in ``folder``."""
+        """Score ``text`` in ``organ`` (null: the organ that the text names); "answer": its ``file`` in ``folder``."""
         session = self._kept()
         text = str(arguments["text"])
         organ = arguments.get("organ") or question_organ(text, session.loaded.config.organs)
@@ -149,10 +155,12 @@ class KeptSession:
 
     def _answer(self, session: Session, prompt: Prompt, arguments: Arguments, progress: Progress) -> dict[str, Any]:
         session.progress = progress
-        (score,) = session.score([prompt])
-        path = write_heatmap(session.heatmap(prompt), Path(arguments["folder"]), arguments.get("file", "heatmap"))
+        scores = session.score([prompt])
+        compared = compare_with_report(scores, self._report, session.loaded.config.organs, session.calibration)
+        answer = Answer(scores[0], session.heatmap(prompt), compared[0] if compared else None)
+        path = write_answer(answer, Path(arguments["folder"]), arguments.get("file", "answer"))
         # all seconds since the image was read: those of "encode image" do not grow by a question
-        return {"score": to_record(score), "heatmap": str(path), "timings_s": dict(session.timings)}
+        return {"answer": str(path), "timings_s": dict(session.timings)}
 
     def _kept(self) -> Session:
         if self._session is None:

@@ -36,6 +36,9 @@ class ProcessRunner(Protocol):
     def stop(self) -> None:
         """End the process and its children, without waiting; ``on_exit`` follows."""
 
+    def kill(self) -> None:
+        """The same by force, for callers whose event loop ends: what ``stop`` does after a while by itself."""
+
     def wait(self, seconds: float) -> None:
         """For callers without an event loop: deliver what is pending, and wait at most ``seconds`` for something to be."""
 
@@ -91,7 +94,7 @@ class SubprocessRunner:
             return
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # the worker takes it as the sign to end itself and its children
-        timer = threading.Timer(STOP_GRACE_S, self._kill_if_running)
+        timer = threading.Timer(STOP_GRACE_S, self.kill)
         timer.daemon = True
         timer.start()
 
@@ -103,8 +106,9 @@ class SubprocessRunner:
                 callback(argument)
                 callback, argument = self._events.get_nowait()
 
-    def _kill_if_running(self) -> None:
-        if self._process.poll() is None:
+    def kill(self) -> None:
+        """See ProcessRunner."""
+        if self._process is not None and self._process.poll() is None:
             kill_tree(self._process.pid)
             self._process.kill()
 

@@ -21,15 +21,23 @@ from ..errors import InputError
 from .display_colours import Evidence, colour_node_called, evidence_colours, evidence_range
 from .display_former import forget, remember, remembered
 from .display_heatmap import evidence_limit, heatmap_values
-from .display_legend import add_legend, legends, remove_legends, remove_orphans
+from .display_legend import add_legend, hide_legends, legends, remove_orphans, remove_our_legends
 from .display_segments import clear_highlight, colour_segments_by_score, highlight_segments, restore_segment_colours
-from .display_surfaces import hide_surfaces, paint_evidence, remove_surfaces, show_surfaces
+from .display_surfaces import (
+    evidence_steps,
+    hide_surfaces,
+    paint_evidence,
+    remove_surfaces,
+    show_surfaces,
+    surface_steps,
+)
 
 __all__ = [
     "Evidence",
     "clear_highlight",
     "colour_segments_by_score",
     "evidence_limit",
+    "evidence_steps",
     "hide_heatmap",
     "hide_surfaces",
     "highlight_segments",
@@ -42,6 +50,7 @@ __all__ = [
     "show_heatmap",
     "show_surfaces",
     "shown_heatmap",
+    "surface_steps",
 ]
 
 _KEY = "SliceLayers"
@@ -81,7 +90,7 @@ def show_heatmap(
     table = colour_node_called(scene, colours) if colours else evidence_colours(scene, evidence)
     former = shown_heatmap(scene)
     if former is not None and former is not heatmap_node:
-        remove_legends(former)
+        hide_legends(former)
     _set_up_display(heatmap_node, table, evidence, limit)
     for composite in _composites(scene):
         with _one_update(composite):
@@ -109,14 +118,14 @@ def hide_heatmap(scene: slicer.vtkMRMLScene) -> None:
     """Take the heatmap off and restore each slice view's layers and opacity.
 
     A layer that was chosen by hand meanwhile is left as it is; one that has left the scene cannot come back. Call this
-    before deleting the heatmap's node, or after it: its legend goes here.
+    before deleting the heatmap's node, or after it: its legend is hidden, or goes, here.
     """
     for composite in _composites(scene):
         with _one_update(composite):
             _restore_layers(composite)
     for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene):
         if volume.GetAttribute(_SHOWN) is not None:
-            remove_legends(volume)
+            hide_legends(volume)
             volume.RemoveAttribute(_SHOWN)
     remove_orphans(scene)
 
@@ -153,6 +162,7 @@ def restore_display(scene: slicer.vtkMRMLScene) -> None:
         clear_highlight(segmentation_node)
         restore_segment_colours(segmentation_node)
     remove_surfaces(scene)
+    remove_our_legends(scene)
 
 
 def _composites(scene) -> list[slicer.vtkMRMLSliceCompositeNode]:

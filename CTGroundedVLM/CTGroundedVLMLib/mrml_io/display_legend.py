@@ -5,6 +5,8 @@ from __future__ import annotations
 import slicer
 import slicer.util
 
+from .scene_edit import vtk_text
+
 # Shares of the view's width and height. The size of the letters follows the width.
 _SIZE, _POSITION = (0.09, 0.4), (0.97, 0.5)
 _OURS = "CTGroundedVLM.Legend"
@@ -21,7 +23,7 @@ def add_legend(
     """
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(display_node)
     modifying = legend.StartModify()
-    legend.SetTitleText(title)
+    legend.SetTitleText(vtk_text(title))
     legend.SetLabelFormat(label_format)
     legend.SetNumberOfLabels(3)
     legend.SetMaxNumberOfColors(256)
@@ -46,6 +48,12 @@ def legends(displayable_node: slicer.vtkMRMLDisplayableNode | None) -> list[slic
     return [display for display in displays if display and display.IsA("vtkMRMLColorLegendDisplayNode")]
 
 
+def hide_legends(displayable_node: slicer.vtkMRMLDisplayableNode | None) -> None:
+    """Hide the legends of a node. They stay in the scene: whatever lists nodes would be told of each that comes and goes."""
+    for legend in legends(displayable_node):
+        legend.SetVisibility(False)
+
+
 def remove_legends(displayable_node: slicer.vtkMRMLDisplayableNode) -> None:
     """Take the legends of a node out of the scene."""
     for legend in legends(displayable_node):
@@ -54,6 +62,17 @@ def remove_legends(displayable_node: slicer.vtkMRMLDisplayableNode) -> None:
 
 def remove_orphans(scene: slicer.vtkMRMLScene) -> None:
     """Take legends of ours out of the scene whose node was deleted: they would stay in the views."""
-    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", scene):
-        if legend.GetAttribute(_OURS) is not None and legend.GetDisplayableNode() is None:
+    for legend in _ours(scene):
+        if legend.GetDisplayableNode() is None:
             scene.RemoveNode(legend)
+
+
+def remove_our_legends(scene: slicer.vtkMRMLScene) -> None:
+    """Take all legends of ours out of the scene."""
+    for legend in _ours(scene):
+        scene.RemoveNode(legend)
+
+
+def _ours(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLColorLegendDisplayNode]:
+    nodes = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", scene)
+    return [legend for legend in nodes if legend.GetAttribute(_OURS) is not None]

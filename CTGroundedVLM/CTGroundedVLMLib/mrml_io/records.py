@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ..types import (
 )
 
 SCHEMA, MAJOR_VERSION = "ctgvlm-results", "1"
+_PIECE = 40  # entries that are read at a time: a few ms
 Record = TypeVar("Record")
 
 
@@ -58,12 +59,15 @@ class SavedResult:
         return AnalysisResult(case=case, **{name: getattr(self, name) for name in shared})
 
 
-def result_to_text(result: AnalysisResult, heatmaps: Sequence[Mapping[str, Any]]) -> str:
-    """The record as JSON, with the entries of its heatmaps (see ``heatmap_entry``)."""
-    from ..export import result_record  # here: it brings Matplotlib, which a loaded scene is shown without
+def text_steps(result: AnalysisResult, heatmaps: Sequence[Mapping[str, Any]]) -> Generator[float, None, str]:
+    """The record as JSON, with the entries of its heatmaps (see ``heatmap_entry``), in three steps."""
+    from ..export import result_record  # here: a loaded scene is shown without it
 
+    yield 1.0
     # without heatmaps: their ranges were found while they were copied
-    return dump(result_record(dataclasses.replace(result, heatmaps=())) | {"heatmaps": list(heatmaps)})
+    record = result_record(dataclasses.replace(result, heatmaps=())) | {"heatmaps": list(heatmaps)}
+    yield 1.0
+    return dump(record)
 
 
 def dump(record: Mapping[str, Any]) -> str:
@@ -106,11 +110,32 @@ def read_saved(record: Mapping[str, Any], heatmaps: tuple[Heatmap, ...], what: s
         raise _not_readable(what, f"{type(error).__name__}: {error}") from error
 
 
-def add_entries(record: dict[str, Any], heatmap: Mapping[str, Any], score: FindingScore | None) -> None:
-    """Put a heatmap's entry and, where given, a score into a record; those of the same organ, finding and source go."""
+def add_entries(
+    record: dict[str, Any],
+    heatmap: Mapping[str, Any],
+    score: FindingScore | None,
+    comparison: ReportComparison | None,
+) -> None:
+    """Put a heatmap's entry and what else is given into a record; those of the same organ, finding and source go."""
     _replace(record["heatmaps"], heatmap)
     if score is not None:
         _replace(record["findings"], to_record(score))
+    if comparison is not None:
+        _replace(record["comparisons"], to_record(comparison))
+
+
+def score_steps(
+    record: Mapping[str, Any], what: str
+) -> Generator[float, None, tuple[tuple[FindingScore, ...], tuple[ReportComparison, ...]]]:
+    """Scores and comparisons of a record, some at a time; raises InputError where one is not as it should be."""
+    found: dict[type, list[Any]] = {FindingScore: [], ReportComparison: []}
+    entries = [(FindingScore, entry) for entry in record["findings"]]
+    entries += [(ReportComparison, entry) for entry in record["comparisons"]]
+    for start in range(0, len(entries), _PIECE):
+        for cls, entry in entries[start : start + _PIECE]:
+            found[cls].append(_one(cls, entry, what))
+        yield min(1.0, (start + _PIECE) / len(entries))
+    return tuple(found[FindingScore]), tuple(found[ReportComparison])
 
 
 def heatmap_entry(heatmap: Heatmap, low: float, high: float) -> dict[str, Any]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator, Iterator
-from typing import TypeVar
+from collections.abc import Generator
 
 import numpy as np
 import slicer
 
 from ..errors import InputError
-from ..types import AnalysisResult, FindingScore, Heatmap
+from ..types import AnalysisResult, FindingScore, Heatmap, ReportComparison
 from . import geometry, records, scene_edit
 from .checks import check_in_scene
 from .heatmaps import HeatmapImage, key_of, read_heatmap_node
-from .nodes import ANALYSIS, REFERENCE, AnalysisNodes, find_analyses, heatmap_nodes, nodes_of, remove_analysis
+from .nodes import (
+    ANALYSIS,
+    REFERENCE,
+    AnalysisNodes,
+    find_analyses,
+    heatmap_nodes,
+    hide_one_of,
+    nodes_of,
+    remove_analysis,
+)
+from .steps import finished
 from .tables import fill_findings_table, fill_organs_table
-
-Value = TypeVar("Value")
 
 
 def show_result(
@@ -36,7 +43,7 @@ def show_result(
     Raises:
         InputError: the CT was deleted or changed its size since it was analysed. The scene is then as before.
     """
-    return _run(show_steps(result, scene, volume_node, segmentation_node, report_node))
+    return finished(show_steps(result, scene, volume_node, segmentation_node, report_node))
 
 
 def show_steps(
@@ -48,13 +55,14 @@ def show_steps(
 ) -> Generator[float, None, AnalysisNodes]:
     """``show_result`` in steps of a few milliseconds: yields the fraction done, returns the nodes.
 
-    The scene is changed in the last step only. A generator that is closed before leaves it as it was.
+    A generator that is closed before its end, or that fails, leaves the scene as it was.
     """
     _check_fits(result.case.ct.array_kji.shape, scene, volume_node)
     images = []
     for number, heatmap in enumerate(result.heatmaps):
         images.append((yield from _filled(heatmap, number, len(result.heatmaps))))
-    text = records.result_to_text(result, [records.heatmap_entry(i.heatmap, i.low, i.high) for i in images])
+    entries = [records.heatmap_entry(image.heatmap, image.low, image.high) for image in images]
+    text = yield from records.text_steps(result, entries)
     yield 1.0
     _check_fits(result.case.ct.array_kji.shape, scene, volume_node)
     inputs = {
@@ -62,7 +70,7 @@ def show_steps(
         "Segmentation": _present(segmentation_node, scene),
         "Report": _present(report_node, scene),
     }
-    return _add_all(result, text, images, scene, inputs)
+    return (yield from _add_all(result, text, images, scene, inputs))
 
 
 def _add_all(
@@ -71,34 +79,62 @@ def _add_all(
     images: list[HeatmapImage],
     scene: slicer.vtkMRMLScene,
     inputs: dict[str, slicer.vtkMRMLNode | None],
-) -> AnalysisNodes:
+) -> Generator[float, None, AnalysisNodes]:
+    """Node by node. Until the last step nothing refers to the new nodes, and they are removed again if it does not come."""
     volume, report = inputs["CT"], inputs["Report"]
-    former = [nodes for nodes in find_analyses(scene) if nodes.volume is volume]
-    identifier, name = uuid.uuid4().hex, volume.GetName()
+    name, identifier = volume.GetName(), uuid.uuid4().hex
     with scene_edit.undone_on_error(scene) as made:
         findings = _add(scene, made, "vtkMRMLTableNode", f"{name} findings")
-        fill_findings_table(findings, result)
+        fill_findings_table(findings, result.findings, result.comparisons)
+        yield 1.0
         organs = _add(scene, made, "vtkMRMLTableNode", f"{name} organs")
         fill_organs_table(organs, result.organs, float(np.prod(result.case.ct.spacing_ijk)) / 1000)
+        yield 1.0
         if report is None and result.report.text.strip():
             report = _add_text(scene, made, f"{name} report", result.report.text)
+            yield 1.0
         record = _add_text(scene, made, f"{name} links", text)
-        own = {"Record": record, "Findings": findings, "Organs": organs, "Report": report}
-        for role, node in (inputs | own).items():
-            if node is not None:
-                record.SetNodeReferenceID(REFERENCE[role], node.GetID())
+        heatmaps = []
         for image in images:
-            heatmap = image.add_node(scene, volume, made)
-            record.AddNodeReferenceID(REFERENCE["Heatmap"], heatmap.GetID())
-        for node in made:
-            node.SetAttribute(ANALYSIS, identifier)
-        folders = [scene_edit.folder_of(nodes.links_text, nodes.analysis_id) for nodes in former]
-        folder = next((item for item in folders if item), 0)
-        scene_edit.place_in_folder(scene, made, volume, folder, f"{name}: CTGroundedVLM", identifier)
+            yield 1.0
+            heatmaps.append(image.add_node(scene, volume, made))
+        yield 1.0
+        former = [nodes for nodes in find_analyses(scene) if nodes.volume is volume]
+        own = {"Record": record, "Findings": findings, "Organs": organs, "Report": report}
+        _refer(record, {role: _present(node, scene) for role, node in (inputs | own).items()}, heatmaps)
+        _group(scene, made, volume, former, identifier)
     _adopt(report, former, identifier)
     for nodes in former:
         remove_analysis(nodes, scene)
     return nodes_of(record)
+
+
+def _refer(
+    record: slicer.vtkMRMLTextNode,
+    nodes: dict[str, slicer.vtkMRMLNode | None],
+    heatmaps: list[slicer.vtkMRMLScalarVolumeNode],
+) -> None:
+    """From here on ``find_analyses`` finds the record, and what belongs to it."""
+    for role, node in nodes.items():
+        if node is not None:
+            record.SetNodeReferenceID(REFERENCE[role], node.GetID())
+    for heatmap in heatmaps:
+        record.AddNodeReferenceID(REFERENCE["Heatmap"], heatmap.GetID())
+
+
+def _group(
+    scene: slicer.vtkMRMLScene,
+    made: list[slicer.vtkMRMLNode],
+    volume: slicer.vtkMRMLScalarVolumeNode,
+    former: list[AnalysisNodes],
+    identifier: str,
+) -> None:
+    """Mark the new nodes, and put them into the folder of the former analysis or a new one."""
+    for node in made:
+        node.SetAttribute(ANALYSIS, identifier)
+    folders = [scene_edit.folder_of(nodes.links_text, nodes.analysis_id) for nodes in former]
+    folder = next((item for item in folders if item), 0)
+    scene_edit.place_in_folder(scene, made, volume, folder, f"{volume.GetName()}: CTGroundedVLM", identifier)
 
 
 def _adopt(report: slicer.vtkMRMLTextNode | None, former: list[AnalysisNodes], identifier: str) -> None:
@@ -109,31 +145,59 @@ def _adopt(report: slicer.vtkMRMLTextNode | None, former: list[AnalysisNodes], i
 
 
 def add_heatmap(
-    nodes: AnalysisNodes, heatmap: Heatmap, scene: slicer.vtkMRMLScene, score: FindingScore | None = None
+    nodes: AnalysisNodes,
+    heatmap: Heatmap,
+    scene: slicer.vtkMRMLScene,
+    score: FindingScore | None = None,
+    comparison: ReportComparison | None = None,
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """Add a heatmap to an analysis, in place of one of the same organ, finding and source; ``nodes`` is updated.
 
     Args:
         score: the answer that goes with it, kept in the record and shown in the findings table.
+        comparison: of that answer with the report.
 
     Raises:
         InputError: the CT or the record was deleted, or the CT changed its size. The scene is then as before.
     """
-    return _run(add_heatmap_steps(nodes, heatmap, scene, score))
+    return finished(add_heatmap_steps(nodes, heatmap, scene, score, comparison))
 
 
 def add_heatmap_steps(
-    nodes: AnalysisNodes, heatmap: Heatmap, scene: slicer.vtkMRMLScene, score: FindingScore | None = None
+    nodes: AnalysisNodes,
+    heatmap: Heatmap,
+    scene: slicer.vtkMRMLScene,
+    score: FindingScore | None = None,
+    comparison: ReportComparison | None = None,
 ) -> Generator[float, None, slicer.vtkMRMLScalarVolumeNode]:
     """``add_heatmap`` in steps of a few milliseconds: yields the fraction done, returns the volume."""
     _check_fits(heatmap.shape_kji, scene, nodes.volume)
     image = yield from _filled(heatmap, 0, 1)
+    check_in_scene(nodes.links_text, scene, "The record")
+    content = _content(nodes.links_text)
+    yield 1.0
+    records.add_entries(content, records.heatmap_entry(heatmap, image.low, image.high), score, comparison)
+    text = records.dump(content)
+    yield 1.0
+    scores = None
+    if score is not None:
+        scores = yield from records.score_steps(content, f"The text node {nodes.links_text.GetName()}")
     _check_fits(heatmap.shape_kji, scene, nodes.volume)
     check_in_scene(nodes.links_text, scene, "The record")
-    record = nodes.links_text
-    content = _content(record)
-    records.add_entries(content, records.heatmap_entry(heatmap, image.low, image.high), score)
-    saved = records.read_saved(content, (), f"The text node {record.GetName()}")
+    node = _added(nodes, image, scene)
+    nodes.links_text.SetText(text)
+    nodes.heatmaps[heatmap.organ, heatmap.finding] = node
+    try:
+        yield 1.0
+    finally:  # also where the generator is closed here: the record has the answer already
+        if scores is not None and _present(nodes.findings_table, scene) is not None:
+            fill_findings_table(nodes.findings_table, *scores)
+    return node
+
+
+def _added(nodes: AnalysisNodes, image: HeatmapImage, scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode:
+    """The heatmap's node in the scene, in its analysis' folder, in place of a former one."""
+    record, heatmap = nodes.links_text, image.heatmap
     key = heatmap.organ, heatmap.finding, heatmap.source
     same = [node for node in heatmap_nodes(record) if key_of(node) == key]
     with scene_edit.undone_on_error(scene) as made:
@@ -142,13 +206,10 @@ def add_heatmap_steps(
         folder = scene_edit.folder_of(record, nodes.analysis_id)
         name = f"{nodes.volume.GetName()}: CTGroundedVLM"
         scene_edit.place_in_folder(scene, made, nodes.volume, folder, name, nodes.analysis_id)
+    hide_one_of(scene, same)
     for former in same:
         scene_edit.remove_node(scene, former)
     record.AddNodeReferenceID(REFERENCE["Heatmap"], node.GetID())
-    record.SetText(records.dump(content))
-    if score is not None and nodes.findings_table is not None and nodes.findings_table.GetScene() is scene:
-        fill_findings_table(nodes.findings_table, saved)
-    nodes.heatmaps[heatmap.organ, heatmap.finding] = node
     return node
 
 
@@ -205,12 +266,3 @@ def _check_fits(
             f"The CT {volume_node.GetName()} has {size} voxels (k, j, i), the analysed one had {tuple(shape_kji)}: it was "
             "changed meanwhile. Analyze it again."
         )
-
-
-def _run(steps: Iterator[float]) -> Value:
-    """Run a generator to its end; returns its value."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import slicer
 import vtk
 
-from ..types import AnalysisResult, FindingScore, OrganInfo, ReportComparison
-from .records import SavedResult
+from ..types import FindingScore, OrganInfo, ReportComparison
 from .scene_edit import vtk_text
 
 _ARRAYS = {"string": vtk.vtkStringArray, "double": vtk.vtkDoubleArray, "int": vtk.vtkIntArray}
@@ -78,10 +77,12 @@ ORGAN_COLUMNS = (
 )
 
 
-def fill_findings_table(node: slicer.vtkMRMLTableNode, result: AnalysisResult | SavedResult) -> None:
+def fill_findings_table(
+    node: slicer.vtkMRMLTableNode, findings: Iterable[FindingScore], comparisons: Iterable[ReportComparison]
+) -> None:
     """One row per score: disagreements first, by severity, then by probability. The node's former content goes."""
-    compared = {(c.organ, c.finding, c.source): c for c in result.comparisons}
-    pairs = [(score, compared.get((score.organ, score.finding, score.source))) for score in result.findings]
+    compared = {(c.organ, c.finding, c.source): c for c in comparisons}
+    pairs = [(score, compared.get((score.organ, score.finding, score.source))) for score in findings]
     _fill(node, FINDING_COLUMNS, [_finding_row(*pair) for pair in sorted(pairs, key=_finding_order)])
 
 

@@ -25,11 +25,12 @@ class DeviceBox:
             self._combo.addItem(name)
 
     def set_devices(self, devices: Sequence[Mapping[str, Any]], current: str) -> None:
-        """What the worker found ("hello"): device, name, free_bytes, total_bytes."""
+        """What the worker found ("hello"): device, name, free_bytes (None where it is not known), total_bytes."""
         names = {"auto": _("Automatic")}
         for device in devices:
-            free, total = device["free_bytes"] / 2**30, device["total_bytes"] / 2**30
-            memory = _("{free:.0f} of {total:.0f} GB free").format(free=free, total=total)
+            free, total = device["free_bytes"], device["total_bytes"] / 2**30
+            known = _("{free:.0f} of {total:.0f} GB free") if free is not None else _("{total:.0f} GB")
+            memory = known.format(free=(free or 0) / 2**30, total=total)
             names[device["device"]] = f"{device['name']}: {memory}"
         self._fill(names)
         self.show(current)

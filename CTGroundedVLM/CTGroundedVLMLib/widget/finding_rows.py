@@ -63,15 +63,20 @@ def _default_order(row: FindingRow) -> tuple:
     )
 
 
-def _row(score: FindingScore, comparison: ReportComparison | None) -> FindingRow:
+def report_words(comparison: ReportComparison | None) -> str:
+    """What the report says, as the table has it."""
     said = comparison.report if comparison else NO_VALUE
+    return _REPORT_WORDS.get(said, said)
+
+
+def _row(score: FindingScore, comparison: ReportComparison | None) -> FindingRow:
     return FindingRow(
         organ=score.organ,
         finding=score.finding,
         source=score.source,
         probability=score.probability,
         calibrated=score.calibrated,
-        report=_REPORT_WORDS.get(said, said),
+        report=report_words(comparison),
         agreement=_agreement(score, comparison),
         severity=comparison.severity if comparison else 0.0,
         reason=_reason(score, comparison),

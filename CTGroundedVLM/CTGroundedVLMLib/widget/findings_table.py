@@ -15,6 +15,7 @@ _TIPS = (
     "What the report says of it. Where it is silent, it denies nothing",
     "Whether report and image agree; discrepancies come first",
 )
+PIECE = 40  # rows that are filled at a time: the model's 141 at once would stall the application
 _COLOURS = {"no": (198, 40, 40), "yes": (46, 125, 50)}
 _GREY = (128, 128, 128)
 
@@ -35,6 +36,7 @@ class FindingsTable:
         self._column: int | None = None
         self._descending = False
         self._filling = False
+        self._generation = 0
         self._prepare_columns()
         filter_edit.connect("textChanged(QString)", self._refill)
         discrepancies_box.connect("toggled(bool)", self._refill)
@@ -51,6 +53,7 @@ class FindingsTable:
         table.verticalHeader().setDefaultSectionSize(22)
         header = table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setResizeContentsPrecision(0)  # by the visible rows: all of them would be measured at every change
         header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         header.setSectionsClickable(True)
         header.connect("sectionClicked(int)", self._on_header)
@@ -83,11 +86,26 @@ class FindingsTable:
         self._shown = ordered(rows, self._column, self._descending)
         self._filling = True
         self._table.setRowCount(len(self._shown))
-        for number, row in enumerate(self._shown):
+        self._filling = False
+        self._generation += 1  # a piece of the former rows that a timer still holds is dropped
+        self._fill(0, self._generation)
+        self.select(current)
+
+    def _fill(self, start: int, generation: int) -> None:
+        if generation != self._generation:
+            return
+        self._filling = True
+        model = self._table.model()
+        model.blockSignals(True)  # the header would measure all columns again at each cell
+        for number, row in enumerate(self._shown[start : start + PIECE], start):
             for column, text in enumerate(row.cells):
                 self._table.setItem(number, column, self._cell(row, column, text))
+        model.blockSignals(False)
+        self._table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)  # measures them once
+        self._table.viewport().update()
         self._filling = False
-        self.select(current)
+        if start + PIECE < len(self._shown):
+            qt.QTimer.singleShot(0, lambda: self._fill(start + PIECE, generation))
 
     def _current_key(self) -> tuple[str, str] | None:
         number = self._table.currentRow()

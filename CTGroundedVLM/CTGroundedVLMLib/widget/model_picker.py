@@ -20,6 +20,7 @@ from ..models_admin import (
     list_models,
     make_models_folder,
 )
+from ..process_qt import pythonProgram
 from ..worker_client import ProcessRunner
 from .errors import shown_errors
 
@@ -49,18 +50,19 @@ class ModelPicker:
         self._models: list[ModelInfo] = []
         self._import_runner: ProcessRunner | None = None
         self._menu = qt.QMenu(menu_button)
-        self._actions = [
-            self._add_action(_("Open a model folder…"), self.open_folder),
-            self._add_action(_("Import fVLM's checkpoint…"), self.import_checkpoint),
-            self._add_action(_("Show the models folder"), self.show_models_folder),
-            self._add_action(_("Delete the chosen model…"), self.delete_chosen),
-        ]
+        self._actions: list[qt.QAction] = []
+        self.add_action(_("Open a model folder…"), self.open_folder)
+        self.add_action(_("Import fVLM's checkpoint…"), self.import_checkpoint)
+        self.add_action(_("Show the models folder"), self.show_models_folder)
+        self._delete = self.add_action(_("Delete the chosen model…"), self.delete_chosen)
         menu_button.setMenu(self._menu)
         combo.connect("activated(int)", self._on_activated)
 
-    def _add_action(self, text: str, function: Callable[[], None]) -> qt.QAction:
+    def add_action(self, text: str, function: Callable[[], None]) -> qt.QAction:
+        """Add an entry to the menu."""
         action = self._menu.addAction(text)
         action.connect("triggered()", function)
+        self._actions.append(action)
         return action
 
     @property
@@ -94,7 +96,7 @@ class ModelPicker:
         self._notice.visible = bool(self._notice.text)
         self._license.text = _license_text(model) if model else ""
         self._license.visible = bool(self._license.text)
-        self._actions[-1].enabled = bool(model and model.kind == "installed")
+        self._delete.enabled = bool(model and model.kind == "installed")
 
     def _on_activated(self, index: int) -> None:
         if 0 <= index < len(self._models):
@@ -146,7 +148,7 @@ class ModelPicker:
         with shown_errors(_("The checkpoint was not imported.")):
             if self._import_runner is not None:
                 raise ModelError("Another checkpoint is being imported: wait until it is done.")
-            job = import_fvlm_command(Path(checkpoint), Path(tokenizer), python="PythonSlicer")
+            job = import_fvlm_command(Path(checkpoint), Path(tokenizer), python=pythonProgram())
             self._log(f"Importing {checkpoint}; this takes about a minute.")
             self._import_runner = self._make_runner()
             self._import_runner.start(
@@ -169,7 +171,7 @@ class ModelPicker:
     def close(self) -> None:
         """End an import that still runs; nothing half-made remains."""
         if self._import_runner is not None:
-            self._import_runner.stop()
+            self._import_runner.kill()  # it reads no input, whose end would tell it, and no event loop may be left to wait in
             self._import_runner = None
 
 

@@ -1,17 +1,20 @@
 """Linked navigation: a sentence, a finding or a segment is chosen somewhere, and every view shows what belongs to it.
 
-No Qt here: the panel's parts are told by a callback, the slice and 3D views by MRML nodes (``mrml_io.display``).
+The panel's parts are told at once; the views follow in steps of some milliseconds, so that the application stays responsive;
+another choice drops the steps that are left. No Qt here: the panel's parts are told by a callback, the slice and 3D views by
+MRML nodes (``mrml_io.display``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import slicer
 import slicer.util
 
+from ..errors import CTGroundedVLMError
 from ..mrml_io import display, geometry
 from ..mrml_io.segments import match_segments, segment_ids_of
 from ..types import AnalysisResult
@@ -32,7 +35,8 @@ class LinkedNavigation:
     """Shows one analysis in the views.
 
     ``on_selection`` is told what to mark; ``request_heatmap(organ, finding)`` is asked for one that the scene lacks, and is
-    answered by ``heatmap_ready``; ``call_soon`` runs a function when other events had their turn.
+    answered by ``heatmap_ready``; ``call_soon`` runs a function when other events had their turn; ``on_error`` is told what
+    could not be shown.
     """
 
     def __init__(
@@ -42,16 +46,22 @@ class LinkedNavigation:
         on_selection: Callable[[Selection], None],
         request_heatmap: Callable[[str, str], None],
         call_soon: Callable[[Callable[[], None]], None],
+        on_error: Callable[[CTGroundedVLMError], None],
     ) -> None:
-        self._scene, self._call_soon = scene, call_soon
+        self._scene, self._call_soon, self._on_error = scene, call_soon, on_error
         self._on_selection, self._request_heatmap = on_selection, request_heatmap
         self._result: AnalysisResult | None = None
         self._nodes = None
         self._wanted: Key | None = None
-        self._surface_job = 0
+        self._steps: Iterator[None] | None = None
         self.opacity = 0.5
         self.heatmap_visible = True
         self.surfaces_visible = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether the views still lack something of what was chosen."""
+        return self._steps is not None
 
     @property
     def wanted(self) -> Key | None:
@@ -69,13 +79,13 @@ class LinkedNavigation:
 
     def close(self) -> None:
         """Give the views back as they were."""
-        self._surface_job += 1
+        self._steps = None
         self._result = self._nodes = self._wanted = None
         display.restore_display(self._scene)
 
     def forget(self) -> None:
         """The scene is being closed: touch nothing any more."""
-        self._surface_job += 1
+        self._steps = None
         self._result = self._nodes = self._wanted = None
 
     # ---------------------------------------------------------------- choices
@@ -85,23 +95,24 @@ class LinkedNavigation:
         link = next((link for link in self._result.links if link.sentence == index), None)
         ids = self._segment_ids(link.segments if link else ())
         finding = self._finding_of(index)
-        self._show_segments(ids)
         self._on_selection(Selection((index,), finding, tuple(ids)))
+        centre = None
         if link is not None and link.centre_ijk is not None and self._is_there(self._nodes.volume):
-            display.jump_to(self._scene, geometry.voxel_position(self._nodes.volume, link.centre_ijk))
-        self._want_heatmap(finding, jump=False)
+            centre = geometry.voxel_position(self._nodes.volume, link.centre_ijk)
+        self._want(finding)
+        self._show(self._views(ids, centre))
 
     def choose_finding(self, organ: str, finding: str) -> None:
         """Show the finding's heatmap, the organ's segments and the sentences that speak of it."""
         ids = self._segment_ids(self._classes_of(organ))
         compared = [c for c in self._result.comparisons if (c.organ, c.finding) == (organ, finding)]
         sentences = tuple(dict.fromkeys(n for comparison in compared for n in comparison.sentences))
-        self._show_segments(ids)
         self._on_selection(Selection(sentences, (organ, finding), tuple(ids)))
         scored = any(
             (s.organ, s.finding) == (organ, finding) and s.probability is not None for s in self._result.findings
         )
-        self._want_heatmap((organ, finding) if scored else None, jump=True)
+        self._want((organ, finding) if scored else None)
+        self._show(self._views(ids, to_peak=True))
 
     def choose_segments(self, segment_ids: Iterable[str]) -> None:
         """Highlight segments, go to the first one, and mark the sentences that speak of one of them."""
@@ -112,24 +123,22 @@ class LinkedNavigation:
         classes = {m.class_name for m in match_segments(segmentation) if m.segment_id in ids} - {None}
         links = self._result.links if self._result else ()
         sentences = tuple(link.sentence for link in links if classes & set(link.segments))
-        self._show_segments(list(ids))
         self._on_selection(Selection(sentences, None, ids))
-        self._jump_to_segment(segmentation, ids[0])
-        self._want_heatmap(None, jump=False)
+        self._want(None)
+        self._show(self._views(list(ids), segmentation.GetSegmentCenterRAS(ids[0])))
 
     def clear(self) -> None:
         """Nothing is chosen any more; the views are as before."""
-        self._surface_job += 1
-        self._wanted = None
+        self._steps = self._wanted = None
         display.restore_display(self._scene)
         self._on_selection(Selection())
 
     # ---------------------------------------------------------------- heatmap
 
-    def heatmap_ready(self, key: Key, *, jump: bool = True) -> None:
+    def heatmap_ready(self, key: Key) -> None:
         """A heatmap that was requested is in the scene now; shown if it is still wanted."""
         if key == self._wanted:
-            self._want_heatmap(key, jump=jump)
+            self._show(self._heatmap_steps(to_peak=True))
 
     def set_opacity(self, opacity: float) -> None:
         """0..1."""
@@ -142,30 +151,78 @@ class LinkedNavigation:
         if not visible:
             display.hide_heatmap(self._scene)
         elif self._wanted is not None:
-            self._want_heatmap(self._wanted, jump=False)
+            self._show(self._heatmap_steps())
 
     def set_surfaces_visible(self, visible: bool) -> None:
         """Show or hide the chosen segments in 3D; applies from the next choice where they are to be shown."""
         self.surfaces_visible = visible
         if not visible:
-            self._surface_job += 1
             display.hide_surfaces(self._scene)
 
-    def _want_heatmap(self, key: Key | None, *, jump: bool) -> None:
+    def _want(self, key: Key | None) -> None:
+        """The heatmap that is to be shown; one that the scene lacks is requested."""
         self._wanted = key
-        node = self._nodes.heatmaps.get(key) if self._nodes is not None and key else None
-        if not self._is_there(node):
-            display.hide_heatmap(self._scene)
-            if key is not None:
-                self._request_heatmap(*key)
+        if key is not None and self._heatmap_node() is None:
+            self._request_heatmap(*key)
+
+    def _heatmap_node(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        node = self._nodes.heatmaps.get(self._wanted) if self._nodes is not None and self._wanted else None
+        return node if self._is_there(node) else None
+
+    # ---------------------------------------------------------------- views, step by step
+
+    def _show(self, steps: Iterator[None]) -> None:
+        self._steps = steps
+        self._call_soon(lambda: self._next(steps))
+
+    def _next(self, steps: Iterator[None]) -> None:
+        if steps is not self._steps:
+            return  # something else was chosen meanwhile
+        try:
+            next(steps)
+        except StopIteration:
+            self._steps = None
             return
-        if jump:
+        except CTGroundedVLMError as error:
+            self._steps = None
+            self._on_error(error)
+            return
+        except BaseException:
+            self._steps = None
+            raise
+        self._call_soon(lambda: self._next(steps))
+
+    def _views(
+        self, ids: list[str], centre: tuple[float, ...] | None = None, *, to_peak: bool = False
+    ) -> Iterator[None]:
+        """Outlines in the slices first (a heatmap may lie below them), the place, the heatmap, and surfaces one by one."""
+        display.highlight_segments(self._segmentation(), ids, fill=False, surfaces=False)
+        yield
+        if centre is not None:
+            display.jump_to(self._scene, centre)
+            yield
+        yield from self._heatmap_steps(to_peak=to_peak)
+        if self._heatmap_node() is None and self.surfaces_visible and ids:
+            yield from display.surface_steps(self._segmentation(), ids)
+
+    def _heatmap_steps(self, *, to_peak: bool = False) -> Iterator[None]:
+        """The wanted heatmap over the CT, and its evidence on the organ's surfaces; without one, none is shown."""
+        node, key = self._heatmap_node(), self._wanted
+        if node is None:
+            display.hide_heatmap(self._scene)
+            yield
+            return
+        if to_peak:
             self._jump_to_peak(node)
+            yield
         if self.heatmap_visible:
             title = f"{key[0].replace('_', ' ')}: {key[1]}"
             volume = self._nodes.volume if self._is_there(self._nodes.volume) else None
             display.show_heatmap(self._scene, node, opacity=self.opacity, title=title, volume_node=volume)
-        self._show_surfaces(self._segment_ids(self._classes_of(key[0])), node)
+            yield
+        if self.surfaces_visible:
+            ids = self._segment_ids(self._classes_of(key[0]))
+            yield from display.evidence_steps(self._segmentation(), ids, node)
 
     def _jump_to_peak(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         values_kji = slicer.util.arrayFromVolume(node)
@@ -194,30 +251,3 @@ class LinkedNavigation:
     def _segment_ids(self, classes: Iterable[str]) -> list[str]:
         segmentation = self._segmentation()
         return segment_ids_of(segmentation, classes) if segmentation is not None else []
-
-    def _show_segments(self, ids: list[str]) -> None:
-        """Outlines in the slices at once (a heatmap may lie below them); surfaces one after the other."""
-        display.highlight_segments(self._segmentation(), ids, fill=False, surfaces=False)
-        self._show_surfaces(ids, None)
-
-    def _show_surfaces(self, ids: list[str], heatmap: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        self._surface_job += 1
-        if self.surfaces_visible and ids:
-            job = self._surface_job
-            self._call_soon(lambda: self._next_surface(job, ids, 1, heatmap))
-
-    def _next_surface(self, job: int, ids: list[str], count: int, heatmap) -> None:
-        """Making a surface takes a while: one per turn, so that the application stays responsive."""
-        if job != self._surface_job or self._segmentation() is None:
-            return
-        if count == len(ids) and self._is_there(heatmap):
-            display.paint_evidence(self._segmentation(), ids, heatmap)
-        else:
-            display.show_surfaces(self._segmentation(), ids[:count])
-        if count < len(ids):
-            self._call_soon(lambda: self._next_surface(job, ids, count + 1, heatmap))
-
-    def _jump_to_segment(self, segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> None:
-        centre = segmentation.GetSegmentCenterRAS(segment_id)
-        if centre is not None:
-            display.jump_to(self._scene, centre)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -19,7 +20,9 @@ from .model_picker import ModelPicker
 from .report_input import ReportInput
 from .results_panel import ResultsPanel
 from .run_progress import RunProgress
-from .segmenting import segment_by_extension
+from .segmenting import has_extension, segment_by_extension
+
+WARM_UP_MS = 1500  # after the last input was chosen
 
 
 class Panel:
@@ -29,7 +32,7 @@ class Panel:
         self.ui, self._scene, self._logic = ui, scene, logic
         self._parameters: Any = None
         self._shown: tuple[Any, ...] = ()
-        self._starting = False
+        self._starting = self.warmed_up = False
         self.progress = RunProgress(ui.progressWidget, ui.progressBar, ui.stageLabel, ui.logTextEdit)
         self.models = ModelPicker(
             ui.modelComboBox,
@@ -51,6 +54,11 @@ class Panel:
         logic.onLog = self.progress.log
         self._connect()
         self.models.refresh("")
+        self.models.add_action(_("Install packages from a folder of wheels…"), self.install_wheels)
+        self._warm_up = qt.QTimer(ui.analyzeButton)
+        self._warm_up.setSingleShot(True)
+        self._warm_up.setInterval(WARM_UP_MS)
+        self._warm_up.connect("timeout()", self._start_worker)
 
     def _connect(self) -> None:
         ui = self.ui
@@ -143,6 +151,10 @@ class Panel:
         ready = _("Score the findings and link the report; the CT stays on this computer.")
         stop = _("Stop the analysis. The scene stays as it is.")
         button.toolTip = stop if running else "\n".join(lacks) or ready
+        if self._parameters is None or lacks or running:
+            self._warm_up.stop()
+        elif not self.warmed_up:
+            self._warm_up.start()
 
     @property
     def _running(self) -> bool:
@@ -152,6 +164,8 @@ class Panel:
         """The button: start, or cancel what runs."""
         if self._running:
             self._logic.analysis.cancel()
+            return
+        if self._parameters is None:
             return
         self._starting = True  # an installation or TotalSegmentator lets events through: no second start meanwhile
         self.update_buttons()
@@ -176,6 +190,9 @@ class Panel:
         self.progress.start(_("Start"))
         segmentation = parameters.inputSegmentation
         if parameters.segmentAutomatically:
+            if has_extension():
+                self.progress.stage(_("The TotalSegmentator extension works: Slicer waits for it"), 0.0)
+                slicer.app.processEvents()  # the line above is to be seen
             segmentation = segment_by_extension(parameters.inputVolume, self.progress.log)
         self.results.set_can_ask(False)
         self._logic.analyze(
@@ -197,9 +214,8 @@ class Panel:
         for warning in result.warnings:
             self.progress.log(warning)
         nodes = self._logic.analysis.nodes
-        if self._parameters is not None:
-            self._parameters.inputSegmentation = nodes.segmentation
-            self._parameters.segmentAutomatically = False
+        parameters = self._parameters or self._logic.getParameterNode()  # the user may look at another module
+        parameters.inputSegmentation, parameters.segmentAutomatically = nodes.segmentation, False
         self.update_buttons()
         qt.QTimer.singleShot(0, lambda: self._show_new(result, nodes))  # the scene has just been changed: a turn later
 
@@ -211,7 +227,9 @@ class Panel:
     def _on_error(self, error: CTGroundedVLMError) -> None:
         self.progress.finish(_("Not finished: {error}").format(error=error))
         self.update_buttons()
-        show_error(_("The analysis did not end well. The scene is as it was before."), error)
+        # a turn later: this may come from within a signal of the process, or a scene that is removing a node
+        what = _("The analysis did not end well. The scene is as it was before.")
+        qt.QTimer.singleShot(0, lambda: show_error(what, error))
 
     def _on_cancelled(self) -> None:
         self.progress.finish(_("Cancelled. The scene is as it was before."))
@@ -233,7 +251,35 @@ class Panel:
 
         with shown_errors(_("The sample data was not loaded.")):
             self.progress.log(_("Loading the synthetic patient; it is generated the first time."))
-            PhantomSample(slicer).load(blocking=False, on_done=self._on_sample)
+            PhantomSample(slicer).load(
+                blocking=False,
+                on_done=self._on_sample,
+                on_error=lambda error: show_error(_("The sample data was not loaded."), error),
+            )
+
+    def install_wheels(self) -> None:
+        """Install the Python packages without a network, from a folder that the user chooses."""
+        from ..dependencies import DependencyInstaller
+
+        chosen = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Choose the folder of wheels"))
+        if not chosen:
+            return
+        with shown_errors(_("The packages were not installed.")):
+            if DependencyInstaller(slicer).ensure(wheels=Path(chosen)) == "ready":
+                self.progress.log(_("All Python packages are installed."))
+                slicer.util.infoDisplay(_("All Python packages are installed."))
+
+    def _start_worker(self) -> None:
+        """All inputs are chosen, so that an analysis is likely: the worker's imports run meanwhile."""
+        from ..dependencies import DependencyInstaller
+
+        self.warmed_up = True
+        if self._logic.busy or slicer.app.testingEnabled() or not DependencyInstaller(slicer).plan().complete:
+            return
+        try:
+            self._logic.startWorker()
+        except CTGroundedVLMError as error:
+            self.progress.log(str(error))  # said again, in a box, when Analyze is clicked
 
     def _on_sample(self, nodes: Any) -> None:
         parameters = self._parameters
@@ -260,6 +306,7 @@ class Panel:
 
     def close(self) -> None:
         """The panel is destroyed."""
+        self._warm_up.stop()
         self.models.close()
         self.report.forget()
         self.results.clear()

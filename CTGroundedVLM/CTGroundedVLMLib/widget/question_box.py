@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import qt
 from slicer.i18n import tr as _
 
-from ..types import FindingScore
+from ..exchange import Answer
+from .finding_rows import report_words
 
 RED = "color: #c62828;"
 
@@ -55,12 +56,16 @@ class QuestionBox:
             self.say(_("Looking…"))
             self._on_asked(self._organs[max(self._combo.currentIndex, 0)], text)
 
-    def answer(self, score: FindingScore) -> None:
-        """Show the answer."""
+    def answer(self, answer: Answer) -> None:
+        """Show the answer, and what the report says of it."""
+        score = answer.score
         kind = _("calibrated") if score.calibrated else _("raw, not a frequency")
         text = _("{finding} in {organ}: probability {probability:.2f} ({kind})")
         organ = score.organ.replace("_", " ")
-        self.say(text.format(finding=score.finding, organ=organ, probability=score.probability, kind=kind))
+        said = text.format(finding=score.finding, organ=organ, probability=score.probability, kind=kind)
+        if answer.comparison is not None:
+            said += _(" · report: {words}").format(words=report_words(answer.comparison))
+        self.say(said)
 
     def say(self, text: str, *, trouble: bool = False) -> None:
         """Show a line below the box; in red where something is wrong."""

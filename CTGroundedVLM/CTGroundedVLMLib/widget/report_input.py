@@ -12,6 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..errors import ReportError
+from ..mrml_io.scene_edit import vtk_text
 from ..report_sources import StudyReport, find_reports, read_report, study_of
 from .errors import shown_errors
 from .report_spans import display_text
@@ -75,8 +76,8 @@ class ReportInput(slicer.util.VTKObservationMixin):
         self._timer.stop()
         if self._node is None and self.text.strip():
             self._use_new_node(self.text, _("Report"))
-        elif self._node is not None and self._node.GetText() != self.text:
-            self._node.SetText(self.text)
+        elif self._node is not None and self._node.GetText() != vtk_text(self.text):
+            self._node.SetText(vtk_text(self.text))
 
     def set_report(self, text: str, name: str) -> None:
         """A new report with a node of its own: an earlier one stays in the scene."""
@@ -95,6 +96,8 @@ class ReportInput(slicer.util.VTKObservationMixin):
     def open_from_study(self) -> None:
         """Let the user choose among the structured reports of the CT's study in the DICOM database."""
         with shown_errors(_("No report was read.")):
+            if getattr(slicer, "dicomDatabase", None) is None:
+                raise ReportError("Slicer's DICOM module is not enabled. Enable it, or open the report from a file.")
             reports = find_reports(slicer.dicomDatabase, self._study())
             if not reports:
                 raise ReportError(
@@ -126,8 +129,8 @@ class ReportInput(slicer.util.VTKObservationMixin):
 
     def _use_new_node(self, text: str, name: str) -> None:
         node = slicer.vtkMRMLTextNode()
-        node.SetName(self._scene.GenerateUniqueName(name))
-        node.SetText(text)
+        node.SetName(self._scene.GenerateUniqueName(vtk_text(name)))
+        node.SetText(vtk_text(text))
         node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeAlways)  # saved in a file of its own
         self._scene.AddNode(node)
         self._follow(node)

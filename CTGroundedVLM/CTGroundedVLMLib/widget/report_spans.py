@@ -38,6 +38,28 @@ def display_text(text: str) -> str:
     return _SURROGATES.sub("\ufffd", _REPLACED.sub(" ", text))
 
 
+def broken_text(text: str, longest: int) -> str:
+    """``text`` with breaks in place of spaces where a line is longer than ``longest``: no offset moves.
+
+    Text widgets lay a whole line out at every change of it, which takes minutes for a megabyte. Where a sentence ends is the
+    best place; a line without spaces stays.
+    """
+    return "\n".join(_broken_line(line, longest) for line in text.split("\n"))
+
+
+def _broken_line(line: str, longest: int) -> str:
+    pieces, start = [], 0
+    while len(line) - start > longest:
+        at = line.rfind(". ", start + longest // 2, start + longest) + 1 or line.rfind(" ", start, start + longest)
+        if at <= start:
+            at = line.find(" ", start + longest)
+        if at < 0:
+            break
+        pieces.append(line[start:at])
+        start = at + 1
+    return "\n".join([*pieces, line[start:]])
+
+
 @functools.cache
 def _displays() -> dict[str, str]:
     return {segment_class.name: segment_class.display for segment_class in segment_classes()}

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 import qt
 
 from ..types import Report, SentenceLink
-from .report_spans import Span, display_text, sentence_spans, utf16_length
+from .report_spans import Span, broken_text, display_text, sentence_spans, utf16_length
 
 Colour = tuple[int, int, int]
 ColourOf = Callable[[str], Colour | None]
 PIECE = (
     5_000  # characters, in whole sentences, that are laid out at a time: a megabyte at once would stop the application
 )
+LONGEST_LINE = 2_000  # characters; longer ones are broken: Qt lays a whole line out at every change of it
 PALE, STRONG = 70, 190  # opacity (0..255) of a sentence's background: as it is, and selected
 GREY: Colour = (128, 128, 128)
 
@@ -47,7 +48,8 @@ class ReportView:
         """Show a report. ``colour_of``: class name -> the segment's colour (0..255), None where there is none."""
         self._generation += 1  # a piece of the former report that a timer still holds is dropped
         self._report, self._links, self._colour_of = report, {link.sentence: link for link in links}, colour_of
-        self._text, self._characters, self._units, self._next = display_text(report.text), 0, 0, 0
+        self._text, self._characters = broken_text(display_text(report.text), LONGEST_LINE), 0
+        self._units, self._next = 0, 0
         self._spans, self._marked = {}, frozenset()
         self._browser.clear()
         self._insert_piece(self._generation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import qt
@@ -11,8 +11,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import CTGroundedVLMError
+from ..exchange import Answer
 from ..mrml_io.segments import match_segments
-from ..types import AnalysisResult, Citation, FindingScore, Heatmap
+from ..types import AnalysisResult, Citation, Heatmap, ReportComparison
 from .finding_rows import FindingRow, finding_rows
 from .findings_table import FindingsTable
 from .navigation import LinkedNavigation, Selection
@@ -21,7 +22,7 @@ from .report_spans import sentence_details
 from .report_view import Colour, ReportView
 from .segment_matches import SegmentMatchTable
 
-OnAnswer = Callable[[FindingScore, Heatmap], None]
+OnAnswer = Callable[[Answer], None]
 OnError = Callable[[CTGroundedVLMError], None]
 
 
@@ -43,6 +44,7 @@ class ResultsPanel:
         self._result: AnalysisResult | None = None
         self._busy, self._queued = False, None
         self._updating_segments = False
+        self._selected_ids: tuple[str, ...] = ()
         self.table = FindingsTable(
             ui.findingsTable, ui.findingsFilterEdit, ui.discrepanciesOnlyCheckBox, self._on_finding
         )
@@ -62,6 +64,7 @@ class ResultsPanel:
             on_selection=self._on_selection,
             request_heatmap=self._request_heatmap,
             call_soon=lambda function: qt.QTimer.singleShot(0, function),
+            on_error=lambda error: self.question.say(str(error), trouble=True),
         )
         ui.segmentsTable.connect("selectionChanged(QItemSelection,QItemSelection)", self._on_segments_list)
         ui.opacitySlider.connect("valueChanged(double)", self.navigation.set_opacity)
@@ -143,7 +146,10 @@ class ResultsPanel:
 
     def _on_segments_list(self) -> None:
         ids = tuple(self._ui.segmentsTable.selectedSegmentIDs())
-        if ids and not self._updating_segments:
+        if self._updating_segments or ids == self._selected_ids:
+            return  # the list was filled anew: nobody has clicked
+        self._selected_ids = ids
+        if ids:
             self.navigation.choose_segments(ids)
 
     def _on_selection(self, selection: Selection) -> None:
@@ -151,6 +157,7 @@ class ResultsPanel:
         self.report.mark(selection.sentences)
         self.matches.select(selection.segment_ids[0] if selection.segment_ids else None)
         self._updating_segments = True
+        self._selected_ids = tuple(selection.segment_ids)
         self._ui.segmentsTable.setSelectedSegmentIDs(list(selection.segment_ids))
         self._updating_segments = False
         row = next((row for row in self.table.shown if row.key == selection.finding), None)
@@ -176,17 +183,18 @@ class ResultsPanel:
         self._start()
         self._backend.ask(organ, text, self._on_answer, self._on_trouble)
 
-    def _on_answer(self, score: FindingScore, heatmap: Heatmap) -> None:
-        result = self._result
-        others = [
-            s for s in result.findings if (s.organ, s.finding, s.source) != (score.organ, score.finding, "prompt")
-        ]
-        self._result = dataclasses.replace(result, findings=(*others, score))
-        self.table.show(finding_rows(self._result))
-        self.navigation.update(self._result)
-        self.question.answer(score)
+    def _on_answer(self, answer: Answer) -> None:
+        self._result = result = _with_answer(self._result, answer)
+        self.navigation.update(result)
+        self.question.answer(answer)
         self._done()
-        self.navigation.choose_finding(score.organ, score.finding)
+        # a turn later: the scene has just been changed, which took its time
+        qt.QTimer.singleShot(0, lambda: self._show_answer(result, answer))
+
+    def _show_answer(self, result: AnalysisResult, answer: Answer) -> None:
+        if result is self._result:
+            self.table.show(finding_rows(result))
+            self.navigation.choose_finding(answer.score.organ, answer.score.finding)
 
     def _request_heatmap(self, organ: str, finding: str) -> None:
         if self._busy:
@@ -227,6 +235,19 @@ class ResultsPanel:
                 colour = node.GetSegmentation().GetSegment(match.segment_id).GetColor()
                 colours.setdefault(match.class_name, tuple(round(255 * part) for part in colour))
         return colours.get
+
+
+def _with_answer(result: AnalysisResult, answer: Answer) -> AnalysisResult:
+    """The result with the answer to a question in place of an earlier one to the same; discrepancies first."""
+    score, comparison = answer.score, answer.comparison
+    key = score.organ, score.finding, score.source
+
+    def others(items: Iterable[Any]) -> list[Any]:
+        return [item for item in items if (item.organ, item.finding, item.source) != key]
+
+    comparisons: list[ReportComparison] = others(result.comparisons) + ([comparison] if comparison else [])
+    comparisons.sort(key=lambda c: (not c.discrepancy, -c.severity))
+    return dataclasses.replace(result, findings=(*others(result.findings), score), comparisons=tuple(comparisons))
 
 
 def _summary(result: AnalysisResult) -> str:

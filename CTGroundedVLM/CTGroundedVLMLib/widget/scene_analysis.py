@@ -13,6 +13,7 @@ import slicer
 
 from ..analysis_job import AnalysisService, JobSettings, Scheduler
 from ..errors import CTGroundedVLMError, InputError
+from ..exchange import Answer
 from ..mrml_io import (
     AnalysisNodes,
     MrmlCaseSource,
@@ -21,7 +22,7 @@ from ..mrml_io import (
     show_steps,
 )
 from ..mrml_io.scene_edit import remove_node
-from ..types import AnalysisResult, FindingScore, Heatmap
+from ..types import AnalysisResult, Heatmap
 
 OnError = Callable[[CTGroundedVLMError], None]
 
@@ -75,7 +76,7 @@ class SceneAnalysis:
         return self._listener is not None
 
     def analyze(self, inputs: Inputs, settings: JobSettings, listener: Listener) -> None:
-        """Analyse; the scene changes in the last step only.
+        """Analyse; the scene changes when the result is there only, and is as before where it is cancelled or fails.
 
         Raises:
             InputError: something is under way already. Everything else goes to ``listener.on_error``.
@@ -95,16 +96,14 @@ class SceneAnalysis:
             on_cancelled=self._on_cancelled,
         )
 
-    def ask(
-        self, organ: str | None, text: str, on_done: Callable[[FindingScore, Heatmap], None], on_error: OnError
-    ) -> None:
+    def ask(self, organ: str | None, text: str, on_done: Callable[[Answer], None], on_error: OnError) -> None:
         """Score a question in free words and add its heatmap to the scene. organ None: the one that the words name."""
         self._refuse_if_busy()
         self._service.ask(
             organ,
             text,
             on_progress=lambda stage, fraction: None,
-            on_done=lambda answer: self._add_answer(answer[1], answer[0], lambda: on_done(*answer), on_error),
+            on_done=lambda answer: self._add(answer.heatmap, answer, lambda: on_done(answer), on_error),
             on_error=on_error,
         )
 
@@ -115,7 +114,7 @@ class SceneAnalysis:
             organ,
             finding,
             on_progress=lambda stage, fraction: None,
-            on_done=lambda heatmap: self._add_answer(heatmap, None, lambda: on_done(heatmap), on_error),
+            on_done=lambda heatmap: self._add(heatmap, None, lambda: on_done(heatmap), on_error),
             on_error=on_error,
         )
 
@@ -166,13 +165,12 @@ class SceneAnalysis:
                 remove_node(self._scene, made)
             raise
 
-    def _add_answer(
-        self, heatmap: Heatmap, score: FindingScore | None, shown: Callable[[], None], on_error: OnError
-    ) -> None:
+    def _add(self, heatmap: Heatmap, answer: Answer | None, shown: Callable[[], None], on_error: OnError) -> None:
         if self.nodes is None:
             on_error(InputError("The analysis that was asked about is gone. Analyze the CT again."))
             return
-        self._run(add_heatmap_steps(self.nodes, heatmap, self._scene, score), lambda node: shown(), on_error)
+        said = (answer.score, answer.comparison) if answer is not None else ()
+        self._run(add_heatmap_steps(self.nodes, heatmap, self._scene, *said), lambda node: shown(), on_error)
 
     def _run(self, steps: Generator[float, None, Any], after: Callable[[Any], None], failed: OnError) -> None:
         self._steps, self._after, self._failed = steps, after, failed

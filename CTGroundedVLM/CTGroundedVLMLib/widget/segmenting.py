@@ -8,8 +8,14 @@ from collections.abc import Callable
 import slicer
 
 from ..dependencies import run_total_segmentator, total_segmentator_logic
+from ..errors import InputError
 from ..mrml_io import MrmlCaseSource
 from ..mrml_io.scene_edit import remove_node
+
+
+def has_extension() -> bool:
+    """Whether the TotalSegmentator extension is loaded."""
+    return hasattr(slicer.modules, "totalsegmentator")
 
 
 def segment_by_extension(
@@ -23,15 +29,23 @@ def segment_by_extension(
         VolumeError: the CT cannot be analysed.
         DependencyError: neither is there; the message says how to get the extension.
     """
-    if not hasattr(slicer.modules, "totalsegmentator") and importlib.util.find_spec("totalsegmentator") is not None:
+    if not has_extension() and importlib.util.find_spec("totalsegmentator") is not None:
         return None
     MrmlCaseSource(volume).check()
     total_segmentator_logic(slicer)
     scene = volume.GetScene()
+
+    def shown(text: str) -> None:
+        log(text)
+        slicer.app.processEvents()  # it blocks, and the log is to be seen
+
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation")
     try:
-        run_total_segmentator(slicer, volume, node, log=log)
+        run_total_segmentator(slicer, volume, node, log=shown)
     except BaseException:
-        remove_node(scene, node)
+        if node.GetScene() is scene:
+            remove_node(scene, node)
         raise
+    if volume.GetScene() is not scene or node.GetScene() is not scene:
+        raise InputError("The CT or its segmentation was deleted, or the scene closed, meanwhile. Load the CT again.")
     return node

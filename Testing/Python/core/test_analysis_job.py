@@ -140,10 +140,23 @@ def test_an_answer_is_the_score_and_heatmap_of_the_question(service, small_model
     case = a_case(CHEST)
     options = {"prompts": [["lung", "nodule in the left lower lobe"]]}
     (result,) = analyzed(service, ArrayCase(case), settings_of(small_model, **options)).done
-    score, heatmap = asked(service, None, "Show me a nodule in the left lower lobe")
-    assert score == next(s for s in result.findings if s.source == "prompt")
+    answer = asked(service, None, "Show me a nodule in the left lower lobe")
+    heatmap = answer.heatmap
+    assert answer.score == next(s for s in result.findings if s.source == "prompt")
+    assert answer.comparison is None  # there is no report
     assert (heatmap.organ, heatmap.finding, heatmap.source) == ("lung", "nodule in the left lower lobe", "prompt")
     np.testing.assert_array_equal(heatmap.values_kji, result.heatmaps[0].values_kji)
+
+
+def test_an_answer_is_compared_with_what_the_report_says(service, small_model):
+    (result,) = analyzed(service, ArrayCase(a_case(CHEST, report=REPORT)), settings_of(small_model)).done
+    denied = asked(service, "lung", "pleural effusion").comparison
+    assert (denied.organ, denied.finding, denied.source) == ("lung", "pleural effusion", "prompt")
+    assert denied.report == "absent"
+    said = [result.report.text[s.start : s.end] for s in (result.report.sentences[n] for n in denied.sentences)]
+    assert said == ["No pleural effusion."]
+    silent = asked(service, "lung", "cyst").comparison
+    assert (silent.report, silent.sentences) == ("not mentioned", ())
 
 
 def test_the_heatmap_of_a_finding_is_that_of_the_analysis(service, small_model):

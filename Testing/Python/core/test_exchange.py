@@ -15,14 +15,15 @@ from cases import CHEST, LABEL, a_case
 from CTGroundedVLMLib import exchange, volume_io
 from CTGroundedVLMLib.errors import InputError, OutputError, ReportError, SegmentationError, VolumeError
 from CTGroundedVLMLib.exchange import (
+    Answer,
     CaseWriter,
     ResultReader,
+    read_answer,
     read_case,
-    read_heatmap,
     read_result,
     read_segmentation,
+    write_answer,
     write_file_case,
-    write_heatmap,
     write_result,
     write_segmentation,
 )
@@ -233,16 +234,16 @@ def test_every_step_stays_small(tmp_path):
     array = np.zeros((50, 1024, 1024), np.int16)  # 2 MiB a slice
     writer = CaseWriter(tmp_path / "case")
     fractions = list(writer.write_ct(array, np.eye(4), "long"))
-    assert len(fractions) == 17
+    assert len(fractions) == 25
     assert fractions[-1] == 1.0
-    assert max(np.diff([0, *fractions])) * array.nbytes <= exchange.SLAB_BYTES
+    assert round(max(np.diff([0, *fractions])) * array.nbytes) <= exchange.SLAB_BYTES  # fractions are rounded
 
 
 def test_a_slice_larger_than_a_step_is_divided_too(tmp_path):
     array = np.arange(3 * 2048 * 3000, dtype=np.int32).reshape(3, 2048, 3000)
     writer = CaseWriter(tmp_path / "case")
     steps = np.diff([0, *writer.write_ct(array, np.eye(4), "wide")])
-    assert len(steps) == 12
+    assert len(steps) == 18
     assert max(steps) * array.nbytes <= exchange.SLAB_BYTES
     np.testing.assert_array_equal(np.load(tmp_path / "case" / "ct.npy"), array)
 
@@ -424,19 +425,22 @@ def test_a_full_disk_while_the_result_is_written_leaves_nothing(tmp_path, result
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_heatmap_and_a_segmentation_come_back_without_loss(tmp_path, result):
-    heatmap, segmentation = result.heatmaps[0], result.case.segmentation
-    assert_same(heatmap, read_heatmap(write_heatmap(heatmap, tmp_path, "first")))
+def test_an_answer_and_a_segmentation_come_back_without_loss(tmp_path, result):
+    answer = Answer(result.findings[0], result.heatmaps[0], result.comparisons[0])
+    segmentation = result.case.segmentation
+    assert_same(answer, read_answer(write_answer(answer, tmp_path, "first")))
+    alone = dataclasses.replace(answer, comparison=None)
+    assert_same(alone, read_answer(write_answer(alone, tmp_path, "alone")))
     assert_same(segmentation, read_segmentation(write_segmentation(segmentation, tmp_path)))
-    with pytest.raises(InputError, match=r"The heatmap .*second\.json cannot be read"):
-        read_heatmap(tmp_path / "second.json")
+    with pytest.raises(InputError, match=r"The answer .*second\.json cannot be read"):
+        read_answer(tmp_path / "second.json")
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_full_disk_while_a_heatmap_is_written_leaves_nothing(tmp_path, result):
+def test_a_full_disk_while_an_answer_is_written_leaves_nothing(tmp_path, result):
     large = dataclasses.replace(result.heatmaps[0], values_kji=np.zeros((100, 100, 100), np.float32))
-    with pytest.raises(OutputError, match="The heatmap cannot be written"):
-        write_heatmap(large, tmp_path)
+    with pytest.raises(OutputError, match="The answer cannot be written"):
+        write_answer(Answer(result.findings[0], large), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -446,10 +450,10 @@ def test_an_empty_segmentation_array_comes_back(tmp_path):
 
 
 def test_a_field_that_is_not_known_is_refused(tmp_path, result):
-    path = write_heatmap(result.heatmaps[0], tmp_path)
+    path = write_answer(Answer(result.findings[0], result.heatmaps[0]), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
-    with pytest.raises(InputError, match=r'has no field "colour". It has: organ, finding'):
-        read_heatmap(path)
+    with pytest.raises(InputError, match=r'has no field "colour". It has: score, heatmap, comparison'):
+        read_answer(path)
 
 
 def test_the_reader_closes_its_file_when_it_is_given_up(tmp_path, result):

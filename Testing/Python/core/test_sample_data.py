@@ -138,14 +138,14 @@ def test_the_generator_records_the_checksums_of_its_files(generated):
         assert hashlib.sha256((generated / name).read_bytes()).hexdigest() == digest
 
 
-def test_the_source_is_registered_with_local_files_their_checksums_and_the_generator(ready_phantom):
+def test_the_source_is_registered_with_local_files_and_the_generator(ready_phantom):
     ready_phantom.sample.register(thumbnail="icon.png")
     ((category, source),) = ready_phantom.module.sources
     assert (category, source.name, source.downloader) == (CATEGORY, SAMPLE_NAME, ready_phantom.sample.on_clicked)
     assert [Path(urllib.request.url2pathname(uri.removeprefix("file://"))).is_file() for uri, *_ in source.files] == [
         True
     ] * 3
-    assert all(checksum.startswith("SHA256:") and len(checksum) == 71 for checksum in source.checksums)
+    assert source.checksums == [None] * 3  # to hash the files at every start of Slicer would take a while
     assert [file[4] for file in source.files] == ["VolumeFile", "SegmentationFile", "TextFile"]
 
 
@@ -202,8 +202,11 @@ def test_files_of_somebody_else_are_never_removed(tmp_path, monkeypatch):
     assert (tmp_path / "mine" / "ct.nii.gz").read_bytes() == b"a patient"
 
 
-def test_a_generator_that_fails_is_told_and_the_next_click_works(phantom, monkeypatch):
-    monkeypatch.setattr(sample_data, "_SOURCE", phantom.folder)  # a Python that does not find the package
+def test_a_generator_that_fails_is_told_and_the_next_click_works(phantom, monkeypatch, tmp_path):
+    damaged = tmp_path / "damaged"  # an installation whose files are gone, found before any other
+    (damaged / "CTGroundedVLMLib").mkdir(parents=True)
+    (damaged / "CTGroundedVLMLib" / "__init__.py").touch()
+    monkeypatch.setattr(sample_data, "_SOURCE", damaged)
     with pytest.raises(OutputError, match=r"could not be generated in .*Make room on that disk"):
         phantom.sample.load()
     for clicks in (1, 2):

@@ -174,11 +174,11 @@ def test_a_scheduled_call_comes_when_the_event_loop_runs_and_not_before():
     assert calls == [1]
 
 
-def test_slicers_python_is_its_launcher_on_the_path(tmp_path, monkeypatch):
-    launcher = tmp_path / "PythonSlicer"
-    launcher.touch(mode=0o755)
+def test_slicers_python_is_the_interpreter_on_the_path_else_its_launcher(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert pythonProgram() == str(launcher)
+    for name in ("PythonSlicer", "python-real"):
+        (tmp_path / name).touch(mode=0o755)
+        assert pythonProgram() == str(tmp_path / name)
 
 
 def test_without_a_launcher_it_is_the_running_python_unless_that_is_slicer(monkeypatch):

@@ -1,6 +1,7 @@
 """An analysis in the scene: its nodes, all or nothing, replaced by the next one, saved and loaded again."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import slicer.util
 
 from CTGroundedVLMLib import export, mrml_io
 from CTGroundedVLMLib.errors import InputError
-from CTGroundedVLMLib.mrml_io import scene_edit, show
+from CTGroundedVLMLib.mrml_io import display, scene_edit, show
 from CTGroundedVLMLib.types import FindingScore, Heatmap
 from export_cases import HOSTILE, a_heatmap, a_hostile_result, a_result
 from slicer_scene import add_case, add_to_study, add_volume, snapshot
@@ -232,20 +233,33 @@ def test_a_failure_while_the_folder_is_filled_leaves_none(booted, result, monkey
     assert snapshot(booted) == before
 
 
-def test_showing_in_steps_changes_the_scene_in_the_last_one_only(booted, result):
+def test_showing_in_steps_can_be_given_up_at_any_of_them(booted, result):
     big = Heatmap("liver", "big", "contribution", np.ones((20, 40, 50), np.float32), (0, 0, 0), (20, 40, 50))
     result = dataclasses.replace(result, heatmaps=(big,))
     volume, segmentation = add_case(booted, result.case)
     before = snapshot(booted)
-    steps = mrml_io.show_steps(result, booted.scene, volume, segmentation)
-    fractions = []
-    while not fractions or fractions[-1] < 1 or len(fractions) < 2:
-        fractions.append(next(steps))
+    for taken in itertools.count(1):
+        steps = mrml_io.show_steps(result, booted.scene, volume, segmentation)
+        fractions = list(itertools.islice(steps, taken))
+        assert fractions == sorted(fractions)
+        assert mrml_io.find_analyses(booted.scene) == [] or len(fractions) < taken
+        steps.close()
+        if len(fractions) < taken:
+            break
         assert snapshot(booted) == before
-    with pytest.raises(StopIteration) as end:
-        next(steps)
-    assert end.value.value.findings_table.GetScene() is booted.scene
-    assert snapshot(booted) != before
+    assert taken > 6
+    assert len(mrml_io.find_analyses(booted.scene)) == 1
+
+
+def test_a_shown_heatmap_is_taken_off_before_its_node_goes(booted, result):
+    volume, segmentation = add_case(booted, result.case)
+    red = booted.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    nodes = mrml_io.show_result(result, booted.scene, volume, segmentation)
+    display.show_heatmap(booted.scene, next(iter(nodes.heatmaps.values())))
+    mrml_io.show_result(result, booted.scene, volume, segmentation)
+    assert red.GetForegroundVolumeID() is None
+    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode", booted.scene)
+    assert [legend for legend in legends if legend.GetVisibility()] == []
 
 
 @pytest.mark.parametrize("happening", ["closed", "deleted", "resized", "given up"])
@@ -414,6 +428,10 @@ def test_an_analysis_survives_the_loss_of_any_of_its_nodes(booted, result, shown
 QUESTION = FindingScore("liver", "focal fat", 0.7, 0.8, False, None, ("Focal fat.",), ("Not focal fat.",), "prompt")
 
 
+def a_comparison():
+    return a_result().comparisons[0]
+
+
 def an_answer(peak=0.4):
     box = ((2, 10, 5), (12, 30, 25))
     return dataclasses.replace(a_heatmap("liver", "focal fat", box, peak), source="prompt")
@@ -421,15 +439,21 @@ def an_answer(peak=0.4):
 
 def test_an_answer_joins_its_analysis_and_is_saved_with_it(booted, shown):
     nodes = shown[0]
-    node = mrml_io.add_heatmap(nodes, an_answer(), booted.scene, QUESTION)
+    compared = dataclasses.replace(
+        a_comparison(), organ="liver", finding="focal fat", source="prompt", report="absent", discrepancy=True
+    )
+    node = mrml_io.add_heatmap(nodes, an_answer(), booted.scene, QUESTION, compared)
     assert nodes.heatmaps["liver", "focal fat"] is node
-    assert texts(nodes.findings_table, "finding").count("focal fat") == 1
+    row = texts(nodes.findings_table, "finding").index("focal fat")
+    assert texts(nodes.findings_table, "report")[row] == "absent"
+    assert texts(nodes.findings_table, "agreement")[row] == "disagrees"
     hierarchy = booted.hierarchy
     parents = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in (node, nodes.links_text)}
     assert len(parents) == 1
     again = loaded(booted)
     restored = mrml_io.restore_result(again)
     assert restored.findings[-1] == QUESTION
+    assert restored.comparisons[-1] == compared
     assert np.array_equal(restored.heatmaps[-1].values_kji, an_answer().values_kji)
     assert ("liver", "focal fat") in again.heatmaps
 

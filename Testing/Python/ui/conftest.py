@@ -5,9 +5,17 @@ import pytest
 pytest.importorskip("PySide6", reason="the panel's tests need PySide6-Essentials: pip install ct-grounded-vlm[test]")
 pytest.importorskip("slicer", reason="the panel's tests need slicer-core: pip install ct-grounded-vlm[test]")
 
-from panel_session import make_models_folder
-
+from panel_session import SharedRunner, make_models_folder
 from qt_standin import a_session
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_worker():
+    """One worker for all tests that do not end theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("CTGroundedVLMLib.process_qt.QProcessRunner", SharedRunner)
+        yield
+        SharedRunner.end()
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import slicer.util
-from panel_session import REPORT, open_panel
 
 from cases import CHEST, a_case
 from CTGroundedVLMLib.errors import InputError
+from panel_session import REPORT, open_panel
 from qt_standin import dialogs
 from slicer_scene import add_case, add_volume
 

@@ -11,15 +11,15 @@ from cases import CHEST, a_case
 from CTGroundedVLMLib.errors import InputError, ModelError, VolumeError
 from CTGroundedVLMLib.mrml_io import find_analyses
 from CTGroundedVLMLib.types import AnalysisResult, Heatmap
-from panel_session import MODULE, REPORT, contents, make_models_folder
+from panel_session import MODULE, REPORT, contents
 from qt_standin import dialogs
 
 
 @pytest.fixture(scope="module")
-def console(tmp_path_factory):
+def console(models, tmp_path_factory):
     """The module loaded, its panel never opened; ``logic`` as a script makes it; a case in the scene."""
     with pytest.MonkeyPatch.context() as patch, qt_standin.a_session(tmp_path_factory.mktemp("slicer")) as session:
-        patch.setenv("CTGVLM_MODELS_DIR", str(make_models_folder(tmp_path_factory.mktemp("models"), "tiny")))
+        patch.setenv("CTGVLM_MODELS_DIR", str(models))
         patch.setenv("CTGVLM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         session.load(MODULE)
         from CTGroundedVLM import CTGroundedVLMLogic
@@ -53,7 +53,8 @@ def test_a_question_blocks_and_returns_the_heatmap_whose_node_is_in_the_scene(co
     assert (heatmap.organ, heatmap.finding) == ("heart", "coronary calcification")
     node = console.logic.analysis.nodes.heatmaps["heart", "coronary calcification"]
     np.testing.assert_allclose(slicer.util.arrayFromVolume(node), heatmap.values_kji, atol=1e-6)
-    score, same = console.logic.score(result, "heart", "coronary calcification")
+    answer = console.logic.answer(result, "heart", "coronary calcification")
+    score, same = answer.score, answer.heatmap
     assert 0 < score.probability < 1
     np.testing.assert_array_equal(same.values_kji, heatmap.values_kji)
 

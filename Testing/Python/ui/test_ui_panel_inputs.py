@@ -12,7 +12,7 @@ import slicer.util
 
 import qt_standin
 import slicer_scene
-from CTGroundedVLMLib.errors import InputError
+from CTGroundedVLMLib.errors import DependencyError, InputError
 from CTGroundedVLMLib.mrml_io import match_segments
 from CTGroundedVLMLib.types import Citation
 from dicom_cases import write_slice
@@ -55,6 +55,20 @@ def test_typing_changes_the_same_node_after_a_moment(panel):
     panel.session.wait_until(lambda: node.GetText() != REPORT, 5)
     assert node.GetText() == "The spleen is normal."
     assert text_nodes() == [node]
+
+
+def test_half_a_surrogate_pair_in_a_report_is_replaced_before_it_reaches_a_node(panel, monkeypatch):
+    report = panel.panel.report
+    # Qt holds such a text, but PySide drops the half pair on the way in
+    monkeypatch.setattr(type(report), "text", property(lambda self: "Emphysema \ud83d in the lungs."))
+    report._on_edited()
+    report.flush()
+    (node,) = text_nodes()
+    assert node.GetText() == "Emphysema ? in the lungs."
+    monkeypatch.undo()
+    report.set_report("Opened \ud83d from a file.", "half \udc00 a name")
+    assert panel.parameters.reportNode.GetText() == "Opened \N{REPLACEMENT CHARACTER} from a file."
+    assert panel.parameters.reportNode.GetName() == "half ? a name"
 
 
 def test_a_node_that_a_script_changes_or_the_user_selects_is_shown(panel):
@@ -249,13 +263,55 @@ def test_the_sample_button_loads_the_synthetic_patient_and_chooses_it(two_models
             segmentation=slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S"),
             report=slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "R"),
         )
-        sample = SimpleNamespace(load=lambda blocking, on_done: on_done(nodes))
+        sample = SimpleNamespace(load=lambda blocking, on_done, on_error: on_done(nodes))
         monkeypatch.setattr("CTGroundedVLMLib.sample_data.PhantomSample", lambda slicer_module: sample)
         panel.ui.sampleDataButton.click()
         assert panel.parameters.inputVolume is nodes.volume
         assert panel.parameters.inputSegmentation is nodes.segmentation
         assert panel.parameters.reportNode is nodes.report
         assert panel.ui.analyzeButton.enabled
+
+
+def test_packages_are_installed_from_a_folder_of_wheels_that_is_chosen(panel, tmp_path, monkeypatch):
+    asked = []
+
+    class Installer:
+        """Stands in for DependencyInstaller: notes the folder, and fails for an empty one."""
+
+        def __init__(self, slicer_module):
+            pass
+
+        def ensure(self, *, wheels):
+            asked.append(wheels)
+            if not any(wheels.iterdir()):
+                raise DependencyError("no wheel of torch")
+            return "ready"
+
+    monkeypatch.setattr("CTGroundedVLMLib.dependencies.DependencyInstaller", Installer)
+    (action,) = [a for a in panel.panel.models._actions if "folder of wheels" in a.text]
+    dialogs.answer(tmp_path)
+    action.trigger()
+    assert asked == [tmp_path]
+    assert "are installed" in dialogs.shown.pop()
+    (tmp_path / "empty").mkdir()
+    dialogs.answer(tmp_path / "empty")
+    action.trigger()
+    assert "no wheel of torch" in dialogs.shown.pop()
+
+
+def test_the_worker_is_started_once_all_inputs_are_chosen_and_the_packages_are_there(panel, monkeypatch):
+    started = []
+    monkeypatch.setattr(panel.widget.logic, "startWorker", lambda: started.append(1))
+    panel.panel._warm_up.setInterval(1)
+    panel.ui.inputSegmentationSelector.setCurrentNode(None)
+    panel.session.process_events()
+    assert not panel.panel._warm_up.isActive()
+    panel.ui.inputSegmentationSelector.setCurrentNode(panel.segmentation)
+    panel.session.wait_until(lambda: started, 10, "the worker's start")
+    panel.ui.inputSegmentationSelector.setCurrentNode(None)
+    panel.ui.inputSegmentationSelector.setCurrentNode(panel.segmentation)
+    assert not panel.panel._warm_up.isActive()
+    assert started == [1]
 
 
 def test_the_totalsegmentator_extension_makes_the_segmentation_that_is_analysed(panel, monkeypatch):

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-import panel_session  # noqa: F401 it keeps PySide6 from aborting the interpreter
 from qt_standin import install
 
 install()
@@ -15,7 +14,13 @@ import qt
 from CTGroundedVLMLib.report import parse_report
 from CTGroundedVLMLib.types import FindingScore, Report, ReportComparison, Sentence, SentenceLink
 from CTGroundedVLMLib.widget.finding_rows import filtered, finding_rows, ordered
-from CTGroundedVLMLib.widget.report_spans import display_text, sentence_details, sentence_spans, utf16_length
+from CTGroundedVLMLib.widget.report_spans import (
+    broken_text,
+    display_text,
+    sentence_details,
+    sentence_spans,
+    utf16_length,
+)
 from CTGroundedVLMLib.widget.report_view import PIECE, ReportView
 
 
@@ -202,3 +207,15 @@ def test_showing_another_report_drops_the_pieces_of_the_former_one(view):
     for _ in range(5):
         qt.QApplication.processEvents()
     assert view.browser.toPlainText() == "Short."
+
+
+def test_long_lines_are_broken_at_spaces_and_no_offset_moves():
+    text = "A short line.\n" + "The liver is normal. " * 300 + "\n" + "x" * 5000 + " y"
+    broken = broken_text(text, 2000)
+    assert len(broken) == len(text)
+    assert broken.replace("\n", " ") == text.replace("\n", " ")
+    lines = broken.split("\n")
+    assert lines[0] == "A short line."
+    assert max(len(line) for line in lines if not line.startswith("x")) <= 2000
+    assert all(line.endswith(".") for line in lines[1:-3])
+    assert lines[-2:] == ["x" * 5000, "y"]

@@ -6,14 +6,14 @@ import slicer
 import slicer.util
 
 import qt_standin
-from panel_session import make_models_folder, open_panel
+from panel_session import open_panel
 
 
 @pytest.fixture(scope="module")
-def panel(tmp_path_factory):
+def panel(models, tmp_path_factory):
     """An open panel with the box case; its worker lives on from test to test."""
     with pytest.MonkeyPatch.context() as patch, qt_standin.a_session(tmp_path_factory.mktemp("slicer")) as session:
-        patch.setenv("CTGVLM_MODELS_DIR", str(make_models_folder(tmp_path_factory.mktemp("models"), "tiny")))
+        patch.setenv("CTGVLM_MODELS_DIR", str(models))
         patch.setenv("CTGVLM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield open_panel(session)
 

@@ -1,4 +1,4 @@
-"""An analysis of nodes, with the worker's part faked: the scene changes in the last step, or not at all."""
+"""An analysis of nodes, with the worker's part faked: the scene gets the whole result, or stays as it was."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import slicer_scene
 from cases import CHEST, a_case
 from CTGroundedVLMLib.analysis_job import JobSettings
 from CTGroundedVLMLib.errors import InputError, ResourceError
+from CTGroundedVLMLib.exchange import Answer
 from CTGroundedVLMLib.mrml_io import match_segments
 from CTGroundedVLMLib.report import parse_report
 from CTGroundedVLMLib.types import AnalysisResult, FindingScore, Heatmap, ModelIdentity, OrganInfo
@@ -168,7 +169,7 @@ def test_an_answer_to_an_analysis_that_was_cancelled_meanwhile_is_refused(scene,
     scene.service.answer("on_done", result)
     scene.queue.run()
     score, heatmap = result.findings[0], result.heatmaps[0]
-    scene.analysis.ask("heart", "x", lambda *answer: None, failed.append)
+    scene.analysis.ask("heart", "x", lambda answer: None, failed.append)
     scene.analysis.nodes = None
-    scene.service.answer("on_done", (score, heatmap))
+    scene.service.answer("on_done", Answer(score, heatmap))
     assert "is gone" in str(failed[0])

@@ -5,32 +5,12 @@ import shutil
 import signal
 
 import psutil
-import pytest
 import slicer
 
-import qt_standin
 import slicer_scene
 from cases import CHEST, a_case
-from panel_session import contents, make_models_folder, open_empty_panel, open_panel
+from panel_session import contents, open_empty_panel, open_panel
 from qt_standin import dialogs
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models_folder(tmp_path_factory.mktemp("models"), "tiny")
-
-
-@pytest.fixture
-def session(models, tmp_path, monkeypatch):
-    """As in conftest, with a models folder and a folder for temporary files of its own."""
-    for name in ("slicer", "temporary", "cache"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("CTGVLM_MODELS_DIR", str(models))
-    monkeypatch.setenv("CTGVLM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    with qt_standin.a_session(tmp_path / "slicer") as running:
-        yield running
-    assert not list((tmp_path / "temporary").glob("ctgvlm-*")), "temporary files remain"
 
 
 def refused(panel):

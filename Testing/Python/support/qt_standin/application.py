@@ -129,6 +129,9 @@ class qSlicerApplication(QtWidgets.QApplication):
     def testingEnabled(self) -> bool:
         return self._d.testing
 
+    def processEvents(self) -> None:
+        QtWidgets.QApplication.processEvents()
+
     def userSettings(self) -> QtCore.QSettings:
         return QtCore.QSettings()
 

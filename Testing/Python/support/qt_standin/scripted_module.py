@@ -82,6 +82,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self.setMRMLScene(slicer.mrmlScene)
+        self._d.entered = False
         self._d.python_self = getattr(python_module, name + "Widget")(self)
         self._d.python_self.setup()
 
@@ -89,10 +90,17 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         """The Python widget."""
         return self._d.python_self
 
+    @property
+    def isEntered(self) -> bool:
+        """Whether the user looks at the module; set before the Python widget is told."""
+        return self._d.entered
+
     def enter(self) -> None:
+        self._d.entered = True
         self._d.python_self.enter()
 
     def exit(self) -> None:
+        self._d.entered = False
         self._d.python_self.exit()
 
 
