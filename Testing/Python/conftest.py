@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell: programs under test would inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a background job of a shell: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
