@@ -203,9 +203,10 @@ def test_files_of_somebody_else_are_never_removed(tmp_path, monkeypatch):
 
 
 def test_a_generator_that_fails_is_told_and_the_next_click_works(phantom, monkeypatch, tmp_path):
-    damaged = tmp_path / "damaged"  # an installation whose files are gone, found before any other
+    damaged = tmp_path / "damaged"  # an installation that does not work, found before any other
     (damaged / "CTGroundedVLMLib").mkdir(parents=True)
     (damaged / "CTGroundedVLMLib" / "__init__.py").touch()
+    (damaged / "CTGroundedVLMLib" / "sample_data.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(sample_data, "_SOURCE", damaged)
     with pytest.raises(OutputError, match=r"could not be generated in .*Make room on that disk"):
         phantom.sample.load()

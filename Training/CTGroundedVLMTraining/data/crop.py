@@ -7,11 +7,13 @@ will see in use. D, H, W point to the patient's head, back and left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from CTGroundedVLMLib.model.config import ModelConfig
 from CTGroundedVLMLib.preprocessing import ModelWindow, Preprocessor
@@ -52,11 +54,23 @@ def crop_case(case: CTCase, model: ModelConfig) -> CroppedCase:
     """
     low = model.preprocessing.hu_window[0]
     whole_range = dataclasses.replace(model.preprocessing, hu_window=(low, float(HIGHEST_HU)))
-    preprocessor = _WholeCrop(case, model.organs, whole_range, (1, 1, 1))
-    window = preprocessor.whole()
+    with _one_thread():
+        preprocessor = _WholeCrop(case, model.organs, whole_range, (1, 1, 1))
+        window = preprocessor.whole()
     # float32 leaves an error of 3e-4 HU, far below the rounding to whole HU
     hu = window.image_DHW.mul_(HIGHEST_HU - low).add_(low).round_().numpy().astype(np.int16)
     return CroppedCase(hu, window.organ_map_DHW.numpy(), preprocessor.organ_voxels)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """How torch shares work among threads decides last bits: with one, a case is the same on any machine and in any process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _WholeCrop(Preprocessor):
