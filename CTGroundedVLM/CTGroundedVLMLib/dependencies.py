@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -236,12 +236,3 @@ def run_total_segmentator(
         raise DependencyError(
             f"TotalSegmentator could not be set up or run ({type(error).__name__}: {error}). {remedy}"
         ) from error
-
-
-def installed_versions(environment: PythonEnvironment | None = None) -> Mapping[str, str]:
-    """Versions of what matters for a bug report: name -> version, or "missing"."""
-    environment = environment or PythonEnvironment()
-    return {
-        name: environment.version(name) or "missing"
-        for name in ("torch", "monai", "transformers", "SimpleITK", "numpy")
-    }

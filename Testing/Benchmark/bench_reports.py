@@ -4,7 +4,7 @@
 
 Reports: the annotated ones beside the test data (CTGVLM_TEST_DATA) where they are there, else reports of the synthetic sample.
 Printed: reports and kilobytes a second of processor time (least of five rounds), the import and the first report. With
-annotated reports also the score of the links, by the scorer beside the test data.
+annotated reports also the scores of the links, by the scorer beside the test data: on those, and on the blind set of Testing/Data.
 """
 
 import json
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "CTGroundedVLM"))
 DATA = Path(os.environ.get("CTGVLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 GOLD = DATA / "report_gold" / "dev.jsonl"
+BLIND = ROOT / "Testing" / "Data" / "report_gold_blind.jsonl"
 
 
 def import_seconds(module: str) -> float:
@@ -63,17 +64,19 @@ def main() -> None:
     print(f"| import of the parser | {import_seconds('CTGroundedVLMLib.report'):.2f} s |")
     print(f"| first report (loads the vocabulary) | {first:.2f} s |")
     if GOLD.is_file():
-        print_score()
+        for gold in (GOLD, BLIND):
+            print(f"\n{gold.name}:", flush=True)
+            print_score(gold)
 
 
-def print_score() -> None:
+def print_score(gold: Path) -> None:
     """The scorer's table for ``ctgvlm parse-reports``."""
     from CTGroundedVLMLib.report import parse_jsonl
 
     with tempfile.TemporaryDirectory() as folder:
-        parse_jsonl(GOLD, Path(folder) / "predicted.jsonl")
+        parse_jsonl(gold, Path(folder) / "predicted.jsonl")
         scorer = DATA.parent / "tools" / "score_report_gold.py"
-        subprocess.run([sys.executable, str(scorer), str(GOLD), f"{folder}/predicted.jsonl"], check=True)
+        subprocess.run([sys.executable, str(scorer), str(gold), f"{folder}/predicted.jsonl"], check=True)
 
 
 if __name__ == "__main__":

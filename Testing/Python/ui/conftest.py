@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("PySide6", reason="the panel's tests need PySide6-Essentials: pip install ct-grounded-vlm[test]")
 pytest.importorskip("slicer", reason="the panel's tests need slicer-core: pip install ct-grounded-vlm[test]")
 
-from panel_session import SharedRunner, make_models_folder
+from panel_session import SharedRunner, copy_models, make_models_folder, open_panel
 from qt_standin import a_session
 
 
@@ -38,3 +38,18 @@ def session(models, tmp_path, monkeypatch):
     with a_session(tmp_path / "slicer") as running:
         yield running
     assert not list((tmp_path / "temporary").glob("ctgvlm-*")), "temporary files remain"
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory):
+    """A models folder that holds "a model" and "tiny"."""
+    return make_models_folder(tmp_path_factory.mktemp("models"), "a model", "tiny")
+
+
+@pytest.fixture
+def panel(two_models, tmp_path, monkeypatch):
+    """An open panel with the box case, and a models folder that the test may change."""
+    monkeypatch.setenv("CTGVLM_MODELS_DIR", str(copy_models(two_models, tmp_path / "models")))
+    (tmp_path / "slicer").mkdir()
+    with a_session(tmp_path / "slicer") as session:
+        yield open_panel(session)

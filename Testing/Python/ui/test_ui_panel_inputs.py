@@ -16,22 +16,8 @@ from CTGroundedVLMLib.errors import DependencyError, InputError
 from CTGroundedVLMLib.mrml_io import match_segments
 from CTGroundedVLMLib.types import Citation
 from dicom_cases import write_slice
-from panel_session import REPORT, choose, copy_models, items, make_models_folder, open_empty_panel, open_panel
+from panel_session import REPORT, choose, items, open_empty_panel
 from qt_standin import dialogs
-
-
-@pytest.fixture(scope="module")
-def two_models(tmp_path_factory):
-    return make_models_folder(tmp_path_factory.mktemp("models"), "a model", "tiny")
-
-
-@pytest.fixture
-def panel(two_models, tmp_path, monkeypatch):
-    """An open panel with the box case, and a models folder that the test may change."""
-    monkeypatch.setenv("CTGVLM_MODELS_DIR", str(copy_models(two_models, tmp_path / "models")))
-    (tmp_path / "slicer").mkdir()
-    with qt_standin.a_session(tmp_path / "slicer") as session:
-        yield open_panel(session)
 
 
 def text_nodes():

@@ -2,25 +2,8 @@
 
 import json
 
-import pytest
-
-import qt_standin
-from panel_session import choose, copy_models, items, make_models_folder, open_panel
+from panel_session import choose, items
 from qt_standin import dialogs
-
-
-@pytest.fixture(scope="module")
-def two_models(tmp_path_factory):
-    return make_models_folder(tmp_path_factory.mktemp("models"), "a model", "tiny")
-
-
-@pytest.fixture
-def panel(two_models, tmp_path, monkeypatch):
-    """An open panel with the box case, and a models folder that the test may change."""
-    monkeypatch.setenv("CTGVLM_MODELS_DIR", str(copy_models(two_models, tmp_path / "models")))
-    (tmp_path / "slicer").mkdir()
-    with qt_standin.a_session(tmp_path / "slicer") as session:
-        yield open_panel(session)
 
 
 def test_installed_models_are_listed_before_the_untrained_one_with_notice(panel):
