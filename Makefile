@@ -2,6 +2,8 @@
 SAMPLE := demo-output/sample
 RESULT := demo-output/analysis
 CTGVLM := .venv/bin/ctgvlm
+# the bundled model, where this copy has it; another one by: make demo MODEL=...
+MODEL ?= $(if $(wildcard CTGroundedVLM/CTGroundedVLMLib/data/models/starter/config.json),starter,untrained)
 
 .PHONY: demo test lint bench clean
 
@@ -9,7 +11,7 @@ demo: ## analyse a synthetic sample CT; prints where the HTML page lies
 	@Resources/make_venv.sh
 	@$(CTGVLM) sample $(SAMPLE)
 	@$(CTGVLM) analyze $(SAMPLE)/ct.nii.gz --segmentation $(SAMPLE)/segmentation.nii.gz --report $(SAMPLE)/report.txt \
-	  --model untrained --output $(RESULT)
+	  --model $(MODEL) --output $(RESULT)
 
 test: ## all tests
 	@Resources/make_venv.sh test

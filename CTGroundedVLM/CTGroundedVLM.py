@@ -5,7 +5,9 @@ Nothing heavy is imported here or by the panel: inference runs in a process of i
 # ruff: noqa: N802, PT009  (Slicer's naming and test class)
 
 import enum
+import importlib
 import logging
+import sys
 import unittest
 from typing import Annotated
 
@@ -111,8 +113,8 @@ class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.ui, slicer.mrmlScene, self.logic)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneReady)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneReady)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -122,6 +124,13 @@ class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.close()
             self.logic.close()
         self.removeObservers()
+
+    def onReload(self) -> None:
+        """Developer mode's Reload: Slicer loads this file anew, but not the library that it imports; forget that first."""
+        for name in [name for name in sys.modules if f"{name}.".startswith("CTGroundedVLMLib.")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self) -> None:
         """The user opens the module."""
@@ -136,13 +145,8 @@ class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.on_scene_closing()
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event) -> None:
-        """Begin anew."""
-        if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def onSceneEndImport(self, caller, event) -> None:
-        """A scene was loaded: show its analysis again."""
+    def onSceneReady(self, caller, event) -> None:
+        """The scene was closed: begin anew. Or one was loaded: show its analysis again."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -179,8 +183,7 @@ class CTGroundedVLMLogic(ScriptedLoadableModuleLogic):
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.onLog = logging.info
-        self._analysis = None
-        self._client = None
+        self._analysis = self._client = None
 
     def getParameterNode(self) -> CTGroundedVLMParameterNode:
         """The scene's parameter node in a new wrapper: connectParametersToGui() leaves an observer behind in the old one."""
@@ -196,7 +199,9 @@ class CTGroundedVLMLogic(ScriptedLoadableModuleLogic):
             from CTGroundedVLMLib.worker_client import WorkerClient
 
             scheduler = QtScheduler()
-            self._client = WorkerClient(QProcessRunner, python=pythonProgram(), on_log=lambda line: self.onLog(line))
+            self._client = WorkerClient(
+                QProcessRunner, python=pythonProgram(), on_log=lambda line: self.onLog(line), call_later=scheduler.call_later
+            )  # fmt: skip
             self._analysis = SceneAnalysis(AnalysisService(self._client, scheduler), scheduler, slicer.mrmlScene)
         return self._analysis
 

@@ -58,7 +58,8 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--segmentation", type=Path, metavar="S", help="multi-label file, .seg.nrrd, or a TotalSegmentator "
                    "output folder; without it, TotalSegmentator is run")  # fmt: skip
     p.add_argument("--report", type=Path, metavar="R", help="the radiology report: a text file or a DICOM SR")
-    p.add_argument("--model", metavar="M", help='a model folder, the name of an installed model, or "untrained"')
+    p.add_argument("--model", metavar="M", help='a model folder, the name of an installed model, "starter" or "untrained"; '
+                   "default: the one that is installed, else the bundled starter model")  # fmt: skip
     p.add_argument("--output", type=Path, metavar="DIR", help="where to write; default: NAME-analysis in this folder")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--prompt", nargs=2, action="append", default=[], metavar=("ORGAN", "TEXT"),
@@ -87,7 +88,10 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         "--findings", choices=("auto", "all", *finding_sets()), default="auto", help="which findings to score"
     )
     group.add_argument("--templates", action="store_true", help="average over several wordings of each prompt")
-    group.add_argument("--calibration", type=Path, metavar="FILE", help="calibration of this model (Platt, JSON)")
+    calibration = group.add_mutually_exclusive_group()
+    calibration.add_argument("--calibration", type=Path, metavar="FILE",
+                             help="calibration of this model (Platt, JSON); default: what the model's folder holds")  # fmt: skip
+    calibration.add_argument("--no-calibration", action="store_false", dest="calibrate", help="raw probabilities")
     group.add_argument("--min-visible", type=float, metavar="F",
                        help="organs of which less is visible are not scored (default 0.2; 0 with --mode reference)")  # fmt: skip
     group.add_argument("--embedding-links", action="store_true",
@@ -146,7 +150,7 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
     p = commands.add_parser("models", help="list and import models")
     actions = p.add_subparsers(required=True, metavar="ACTION")
-    p_list = actions.add_parser("list", help="installed models and the folder where they lie")
+    p_list = actions.add_parser("list", help="installed and bundled models, and the folder where the former lie")
     p_list.set_defaults(run=run.list_models)
     p_import = actions.add_parser("import-fvlm", help="convert fVLM's released checkpoint")
     p_import.set_defaults(run=run.import_fvlm)

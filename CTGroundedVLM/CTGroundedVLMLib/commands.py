@@ -84,6 +84,7 @@ def _options(arguments: argparse.Namespace) -> AnalysisOptions:
         finding_set=arguments.findings,
         templates=arguments.templates,
         calibration=arguments.calibration,
+        calibrate=arguments.calibrate,
         heatmaps=arguments.heatmaps,
         heatmap_method=arguments.heatmap_method,
         heatmap_shifts=arguments.heatmap_shifts,
@@ -181,15 +182,14 @@ def sample(arguments: argparse.Namespace) -> None:
 
 def list_models(arguments: argparse.Namespace) -> None:
     """``ctgvlm models list``."""
-    from .model.header import readable_models
+    from .models_admin import list_models as known_models
 
-    models = readable_models(models_folder())
+    models = known_models()
     print(f"Models folder: {models_folder()}")
-    for name, header in models.items():
-        organs = ", ".join(header["model"]["organs"])
-        print(f"  {name}: {organs}" + (f"\n    licence: {header['license']}" if header.get("license") else ""))
-    if not models:
-        print("  none yet: see ctgvlm models import-fvlm --help, or use --model untrained")
+    if not any(model.kind == "installed" for model in models):
+        print("  none yet: see ctgvlm models import-fvlm --help")
+    for model in models:
+        print(f"  {model.name}: {model.summary}")
 
 
 def import_fvlm(arguments: argparse.Namespace) -> None:

@@ -47,8 +47,8 @@ class Reporter:
     def summary(self, result: AnalysisResult, written: dict[str, Path] | None) -> None:
         """The highest scores, what was not scored, links, warnings, and where the page lies (on stdout)."""
         console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-        if not result.model.trained:
-            console.print(Text(result.model.notice, style="bold red"))
+        if result.model.notice:
+            console.print(Text(result.model.notice, style="yellow" if result.model.trained else "bold red"))
         self._findings(console, result)
         absent = [info.organ for info in result.organs if info.reason and not info.voxels]
         if absent:

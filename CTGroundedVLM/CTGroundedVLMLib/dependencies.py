@@ -8,20 +8,31 @@ ours: the PyTorch extension imports torch once, right after it has installed it.
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from .errors import DependencyError
-from .installed_packages import REQUIREMENTS, InstallPlan, PythonEnvironment, check_platform, check_wheels, pins
+from .installed_packages import (
+    KEPT,
+    PINNED,
+    REQUIREMENTS,
+    InstallPlan,
+    PythonEnvironment,
+    check_platform,
+    check_wheels,
+    pins,
+)
 
 Outcome = Literal["ready", "declined", "restarting"]
 REQUESTER = "CTGroundedVLM"
 RESUME_KEY = "CTGroundedVLM/resumeInstallation"
+TORCHVISION = ">=0.19"  # the one of torch 2.4; since long each names the one torch that it fits
 _OFFLINE = (
     'Without network access, install from a folder of wheels: see "Hospitals behind a firewall" in docs/slicer.md.'
 )
@@ -145,12 +156,21 @@ class DependencyInstaller:
             self._import("slicer.packaging").pip_install(arguments, constraints=constraints, requester=REQUESTER)
 
     def _install_torch(self, plan: InstallPlan) -> None:
+        """By the PyTorch extension, which knows the build that fits the graphics card (light-the-torch).
+
+        It installs "torch" and "torchvision" and takes no constraints. Without a wish for torchvision it has come with one that
+        is years older than torch (fepegar/SlicerPyTorch, issue 18), hence the wish. torchvision is for others: ``worker`` hides
+        it from its imports.
+        """
         logic = self._import("PyTorchUtils").PyTorchUtilsLogic()
-        with _explained("PyTorch could not be installed", self._environment.torch_remedy()):
+        remedy = self._environment.torch_remedy()
+        with self._pinned_for_any_pip(), _explained("PyTorch could not be installed", remedy):
             if plan.torch == "damaged":
                 logic.uninstallTorch()
             logic.installTorch(
-                askConfirmation=False, torchVersionRequirement=plan.torch_requirement.removeprefix("torch")
+                askConfirmation=False,
+                torchVersionRequirement=plan.torch_requirement.removeprefix("torch"),
+                torchvisionVersionRequirement=TORCHVISION,
             )
         state = self.plan().torch
         if state != "installed":
@@ -176,12 +196,27 @@ class DependencyInstaller:
         return "restarting"
 
     @contextmanager
-    def _constraints(self) -> Iterator[str]:
+    def _constraints(self, names: Sequence[str] = PINNED) -> Iterator[str]:
         """A file that pins what Slicer and torch have now: nothing else keeps pip from replacing them."""
         with tempfile.TemporaryDirectory(prefix="ctgvlm-constraints-") as folder:
             path = Path(folder) / "constraints.txt"
-            path.write_text("".join(f"{line}\n" for line in pins(self._environment)), encoding="utf-8")
+            path.write_text("".join(f"{line}\n" for line in pins(self._environment, names)), encoding="utf-8")
             yield str(path)
+
+    @contextmanager
+    def _pinned_for_any_pip(self) -> Iterator[None]:
+        """The same but for torch itself, where others call pip: by the environment variable, which their processes inherit."""
+        with self._constraints(KEPT) as path:
+            former = os.environ.get("PIP_CONSTRAINT")
+            # a URI, for pip splits the value at spaces
+            os.environ["PIP_CONSTRAINT"] = " ".join([*([former] if former else []), Path(path).as_uri()])
+            try:
+                yield
+            finally:
+                if former is None:
+                    del os.environ["PIP_CONSTRAINT"]
+                else:
+                    os.environ["PIP_CONSTRAINT"] = former
 
 
 @contextmanager

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 CASE = "case.json"
-SLAB_BYTES = 4 << 20  # copied within a few ms: a GUI thread may do that between two frames
+SLAB_BYTES = 2 << 20  # copied within a few ms: a GUI thread may do that between two frames
 
 
 class CaseWriter:

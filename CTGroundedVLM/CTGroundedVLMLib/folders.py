@@ -31,6 +31,16 @@ def models_folder() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / _PROGRAM / "models"
 
 
+def bundled_models_folder() -> Path:
+    """Where the models lie that come with the software, each a model folder; ``CTGVLM_BUNDLED_MODELS_DIR`` names another place.
+
+    The variable is for those who package the software, and for tests.
+    """
+    if chosen := os.environ.get("CTGVLM_BUNDLED_MODELS_DIR"):
+        return Path(chosen)
+    return Path(__file__).resolve().parent / "data" / "models"
+
+
 def _local_app_data() -> Path:
     return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
 

@@ -22,7 +22,8 @@ TorchState = Literal["installed", "missing", "outdated", "damaged"]
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 # Slicer 5.12 ships these; what it ships must stay as it is
 SHIPPED = ("numpy", "pillow", "pydicom", "SimpleITK")
-PINNED = (*SHIPPED, "scipy", "requests", "torch", "torchvision")
+KEPT = (*SHIPPED, "scipy", "requests")
+PINNED = (*KEPT, "torch", "torchvision")
 # Wheels of November 2026 for Python 3.12 on Linux: 43 packages, 48 MB to download, 172 MB on disk; torch's CPU build
 # takes 0.76 GB on disk. The CUDA build's sizes are a judgement: they change with every release.
 _PACKAGES_SIZE = "about 50 MB to download, 0.2 GB on disk"
@@ -109,9 +110,9 @@ def read_requirements(path: Path = REQUIREMENTS) -> list[Requirement]:
     return [Requirement(line) for line in (line.strip() for line in lines) if line and not line.startswith("#")]
 
 
-def pins(environment: PythonEnvironment) -> list[str]:
+def pins(environment: PythonEnvironment, names: Sequence[str] = PINNED) -> list[str]:
     """Constraints that keep what is installed: ``name==version`` for what Slicer ships, and for torch."""
-    versions = {name: environment.version(name) for name in PINNED}
+    versions = {name: environment.version(name) for name in names}
     return [f"{name}=={version}" for name, version in versions.items() if version]
 
 

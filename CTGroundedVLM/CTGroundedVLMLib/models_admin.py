@@ -14,13 +14,16 @@ from typing import Any, Literal
 
 from .anatomy import organ_group
 from .errors import InputError, ModelError, OutputError
-from .folders import models_folder
+from .folders import bundled_models_folder, models_folder
 from .model.header import (
     CONFIG,
+    STARTER,
     UNTRAINED,
     UNTRAINED_NOTICE,
     UNTRAINED_ORGANS,
     WEIGHTS,
+    bundled_models,
+    card_line,
     notice_of,
     read_header,
     readable_models,
@@ -36,9 +39,10 @@ _SOURCE = Path(__file__).resolve().parents[1]  # the folder that holds this pack
 class ModelInfo:
     """A model to choose.
 
-    ``choice``: what ``find_model`` takes ("untrained", an installed name, or a folder's path). ``kind``: "bundled" comes
-    with the software, "installed" lies in the models folder, "folder" is anywhere else. ``organs``: what it scores.
-    ``notice``: what every output will say. ``bytes``: on disk, 0 for the bundled one, which is computed.
+    ``choice``: what ``find_model`` takes ("starter", "untrained", an installed name, or a folder's path). ``kind``: "bundled"
+    comes with the software, "installed" lies in the models folder, "folder" is anywhere else. ``organs``: what it scores.
+    ``notice``: what every output will say. ``bytes``: on disk, 0 for the untrained one, which is computed. ``card``: the
+    first line of its model card, "" where it has none.
     """
 
     choice: str
@@ -50,21 +54,35 @@ class ModelInfo:
     license: str
     notice: str
     bytes: int
+    card: str = ""
 
     @property
     def summary(self) -> str:
-        """For the line below the model picker: organs, size, licence, notice."""
+        """For a list of models: organs, size, whether it is bundled, licence, notice, first line of its card."""
         organs = f"{len(self.organs)} organs" if len(self.organs) > 6 else ", ".join(self.organs)
         size = f" ({self.bytes / 1e6:,.0f} MB)" if self.bytes else ""
-        licence = f"Licence: {self.license}" if self.license else "No licence is stated."
-        return " ".join(part for part in (f"{organs}{size}.", licence if self.trained else "", self.notice) if part)
+        licence = f"Licence: {self.license.rstrip('.')}." if self.license else "No licence is stated."
+        bundled = "Bundled with the software." if self.kind == "bundled" else ""
+        card = "" if self.card == self.notice else self.card
+        parts = (f"{organs}{size}.", bundled, licence if self.trained else "", self.notice, card)
+        return " ".join(part for part in parts if part)
 
 
 def list_models(folder: Path | None = None) -> list[ModelInfo]:
-    """The models of the models folder by name, then the bundled one with random weights. Broken folders are left out."""
+    """The models of the models folder by name, then the bundled ones, the one with random weights last.
+
+    The first is what an analysis takes by default. Broken folders are left out; an installed model hides a bundled one of
+    the same name.
+    """
     folder = folder or models_folder()
     installed = [_info(folder / name, header, "installed") for name, header in readable_models(folder).items()]
-    return [*installed, _untrained()]
+    hidden = {model.name for model in installed}
+    bundled = [
+        _info(bundled_models_folder() / name, header, "bundled")
+        for name, header in bundled_models().items()
+        if name not in hidden
+    ]
+    return [*installed, *bundled, _untrained()]
 
 
 def describe_folder(path: Path) -> ModelInfo:
@@ -79,9 +97,9 @@ def describe_folder(path: Path) -> ModelInfo:
     return _info(path, header, "folder")
 
 
-def _info(folder: Path, header: Mapping[str, Any], kind: Literal["installed", "folder"]) -> ModelInfo:
+def _info(folder: Path, header: Mapping[str, Any], kind: Literal["bundled", "installed", "folder"]) -> ModelInfo:
     return ModelInfo(
-        choice=folder.name if kind == "installed" else str(folder),
+        choice=str(folder) if kind == "folder" else folder.name,
         name=folder.name,
         kind=kind,
         folder=folder,
@@ -90,6 +108,7 @@ def _info(folder: Path, header: Mapping[str, Any], kind: Literal["installed", "f
         license=header.get("license", ""),
         notice=notice_of(dict(header)),
         bytes=sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        card=card_line(folder),
     )
 
 
@@ -111,6 +130,8 @@ def delete_model(name: str, folder: Path | None = None) -> None:
     folder = folder or models_folder()
     if name == UNTRAINED:
         raise InputError("The untrained model is part of the software: it takes no disk space and cannot be deleted.")
+    if name in bundled_models() and name not in readable_models(folder):
+        raise InputError(f'The model "{name}" comes with the software and cannot be deleted.')
     path = folder / name
     if Path(name).name != name or name.startswith(".") or name not in readable_models(folder):
         known = ", ".join(readable_models(folder)) or "none"
@@ -142,7 +163,7 @@ def free_name(wanted: str, folder: Path | None = None) -> str:
     if not _NAME.fullmatch(base):
         raise InputError(f'"{wanted}" is no name for a model. Use letters, digits, spaces, ".", "-" and "_".')
     taken = {path.name.lower() for path in folder.iterdir()} if folder.is_dir() else set()
-    taken.add(UNTRAINED)
+    taken |= {UNTRAINED, STARTER}
     names = [base, *(f"{base}-{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name.lower() not in taken)
 

@@ -31,7 +31,7 @@ from .precision import Precision, choose_precision
 from .preprocessing import ModelInput, Preprocessor
 from .prompts import Prompt, free_prompt, registry_prompts
 from .report import parse_report
-from .scoring import Calibration, read_calibration, score_findings, text_direction
+from .scoring import Calibration, own_calibration, read_calibration, score_findings, text_direction
 from .types import AnalysisResult, CTCase, FindingScore, Heatmap, OrganInfo
 from .visibility import MIN_VISIBLE_FRACTION, MIN_VOXELS, describe_organs, organ_warnings
 
@@ -46,7 +46,8 @@ class AnalysisOptions:
     ``mode``: "shared" lets organs that fit together share a window (fast); "reference" does what fVLM's release does, one
     organ-centred window per organ, and scores every organ that has a voxel. ``grid``: "physical" handles any orientation
     and pixel shape, "release" copies the release's rule; "auto" takes the one that goes with the mode.
-    ``prompts``: (organ, text) questions. ``finding_set``: see ``prompts.registry_prompts``. ``heatmaps``: how many of
+    ``prompts``: (organ, text) questions. ``finding_set``: see ``prompts.registry_prompts``. ``calibration``: a file in place
+    of what the model carries; ``calibrate=False``: raw probabilities whatever it carries. ``heatmaps``: how many of
     the highest scored findings get a heatmap; every question of ``prompts`` gets one. ``heatmap_shifts``: see ``localize``.
     ``embedding_links``: guess the segment of a sentence that names none (see ``link_with_guesses``).
     """
@@ -58,6 +59,7 @@ class AnalysisOptions:
     finding_set: str = "auto"
     templates: bool = False
     calibration: Path | None = None
+    calibrate: bool = True
     heatmaps: int = 4
     heatmap_method: Method = "contribution"
     heatmap_shifts: int = 1
@@ -69,6 +71,8 @@ class AnalysisOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.heatmap_shifts <= 8:
             raise InputError(f"heatmap_shifts is {self.heatmap_shifts}, expected 1 (none) to 8 (512 extra passes).")
+        if self.calibration is not None and not self.calibrate:
+            raise InputError(f"calibration is {self.calibration} and calibrate is False: expected one of them.")
         if self.heatmaps < 0:
             raise InputError(f"heatmaps is {self.heatmaps}, expected 0 or more.")
         if self.min_visible is not None and not 0 <= self.min_visible <= 1:
@@ -113,7 +117,7 @@ class Session:
         self.began = time.perf_counter()
         self.timings: dict[str, float] = {}
         self.progress = progress or (lambda stage, fraction: None)
-        self.calibration = self._read_calibration()
+        self.calibration, why_raw = self._read_calibration()
         self.encode_text = TextEncoder(loaded, self.options.cache_folder)
         self._organs = list(loaded.config.organs)
         self._shifted: dict[int, list[WindowFeatures]] = {}
@@ -124,14 +128,17 @@ class Session:
         with self._stage("encode image", 0.15):
             self.features: ImageFeatures = loaded.model.encode_image(model_input, self.precision)
         self.organs = self._describe(model_input)
-        self.warnings = self._grid_warnings() + organ_warnings(case, self.organs)
+        self.warnings = why_raw + self._grid_warnings() + organ_warnings(case, self.organs)
 
-    def _read_calibration(self) -> Calibration | None:
-        options = self.options
-        if options.calibration is None:
-            return None
+    def _read_calibration(self) -> tuple[Calibration | None, tuple[str, ...]]:
+        """The file of the options, else what the model carries; and a warning where that is for other settings."""
+        options, loaded = self.options, self.loaded
         settings = {"mode": options.mode, "grid": options.resolved_grid, "templates": options.templates}
-        return read_calibration(options.calibration, self.loaded.identity.sha256, settings)
+        if options.calibration is not None:
+            return read_calibration(options.calibration, loaded.identity.sha256, settings), ()
+        if not options.calibrate:
+            return None, ()
+        return own_calibration(loaded.folder, loaded.identity.sha256, settings)
 
     def _grid_warnings(self) -> tuple[str, ...]:
         caveat = release_grid_caveat(self.case.ct.ijk_to_ras) if self.options.resolved_grid == "release" else ""
@@ -175,7 +182,8 @@ class Session:
         """What an analysis scores: the registry's findings, then the questions of the options."""
         options, organs = self.options, self.loaded.config.organs
         asked = (self.prompt(organ, text) for organ, text in options.prompts)
-        return (*registry_prompts(organs, options.finding_set, options.templates), *asked)
+        known = self.loaded.findings
+        return (*registry_prompts(organs, options.finding_set, options.templates, known), *asked)
 
     def prompt(self, organ: str, text: str) -> Prompt:
         """A question in free words (see ``prompts.free_prompt``)."""
@@ -270,7 +278,7 @@ def analyze_session(session: Session) -> AnalysisResult:
         heatmaps=heatmaps,
         settings=_settings(options, session, loaded),
         timings_s={name: round(seconds, 4) for name, seconds in timings.items()},
-        warnings=case.warnings + session.warnings + _calibration_warnings(session.calibration, prompts),
+        warnings=case.warnings + session.warnings + _calibration_warnings(session, prompts),
         versions=_versions(),
         comparisons=comparisons,
     )
@@ -285,18 +293,21 @@ def _to_localize(prompts: Sequence[Prompt], scores: Sequence[FindingScore], numb
     return [prompt for _, prompt in scored if prompt.source == "prompt"] + [prompt for _, prompt in ranked[:number]]
 
 
-def _calibration_warnings(calibration: Calibration | None, prompts: Sequence[Prompt]) -> tuple[str, ...]:
-    unused = calibration.unused(prompts) if calibration else []
+def _calibration_warnings(session: Session, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """Misspelt keys of the user's file; what a model carries may well hold more than was asked for."""
+    unused = session.calibration.unused(prompts) if session.options.calibration else []
     if not unused:
         return ()
-    return (f"The calibration file {calibration.source} names findings that are not scored: {', '.join(unused)}.",)
+    return (
+        f"The calibration file {session.calibration.source} names findings that are not scored: {', '.join(unused)}.",
+    )
 
 
 def _settings(options: AnalysisOptions, session: Session, loaded: LoadedModel) -> dict[str, object]:
     settings = dataclasses.asdict(options)
     settings |= {"grid": options.resolved_grid, "precision": session.precision, "device": str(loaded.model.device)}
     settings |= dict(zip(("min_visible", "min_voxels"), options.limits, strict=True))
-    settings["calibration"] = str(options.calibration) if options.calibration else None
+    settings["calibration"] = session.calibration.source if session.calibration else None
     settings["windows"] = [list(w.window.image_DHW.shape) for w in session.features.windows]
     del settings["cache_folder"]
     return settings

@@ -10,6 +10,7 @@ its padding; a window is a box of padded coordinates.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -205,11 +206,21 @@ class Preprocessor:
         bounds = [(int(min(lo.min(), up.min())), int(max(lo.max(), up.max())) + 1) for lo, up, _ in rules]
         source = self._ct_kji.transpose([axis.ct_axis for axis in self._axes])
         source = source[tuple(slice(a, b) for a, b in bounds)]
-        image = torch.from_numpy(source).to(self.device)
+        image = _read_only_tensor(source).to(self.device)
         for a, ((lower, upper, weight), (first, _)) in enumerate(zip(rules, bounds, strict=True)):
             image = _interpolate_axis(image, a, lower - first, upper - first, weight)
         low, high = self.config.hu_window
         return image.sub_(low).div_(high - low).clamp_(0, 1)
+
+
+def _read_only_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the array's own memory, never to be written.
+
+    A worker's CT is a read-only map of its file, of which torch warns. A copy would hold the volume twice.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _interpolate_axis(

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import DependencyError
-from .worker_runner import STOP_GRACE_S, kill_tree
+from .worker_runner import STOP_GRACE_S, exit_code_of, kill_tree
 
 
 def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
     """Slicer's Python: the interpreter ``python-real``, its launcher ``PythonSlicer``, or the interpreter that runs this.
 
-    Without the launcher there is one process less between this one and the worker, and its input needs no handing on (which
-    the launcher is said not to do on Windows); the environment that a launcher sets is the one that Slicer runs in.
-
     Raises:
-        DependencyError: there is neither.
+        DependencyError: there is none of them.
     """
+    # Why not PythonSlicer first, as pip_install and most extensions have it? They write nothing to its stdin, and the worker's
+    # requests come that way. It is CTK's launcher, which runs python-real by a QProcess with forwarded output; its input is
+    # handed on since commontk/AppLauncher's pull request 100, where that is reported not to work on Windows. python-real works
+    # in an installed Slicer on Linux, Windows and macOS:
+    # - It lies beside PythonSlicer everywhere (CMake/SlicerBlockInstallPython.cmake; on macOS with an rpath of its own).
+    # - Slicer reads its launcher's settings also where no launcher has run, as on macOS, and sets what they hold: PATH with that
+    #   folder, PYTHONHOME, PYTHONPATH, library paths (qSlicerCoreApplicationPrivate::init, SlicerBlockCTKAppLauncherSettings
+    #   .cmake, External_python.cmake). On Windows sitecustomize.py adds the folders of DLLs from that (LibraryPaths).
+    # - Slicer runs scripted command line modules by it in this same environment (findPython in
+    #   qSlicerCLIExecutableModuleFactory.cxx).
     found = shutil.which("python-real") or shutil.which("PythonSlicer")
     if found:
         return found
@@ -36,23 +44,34 @@ def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
 
 
 RELEASE_MS = 200  # until a QProcess that is still at work is asked again whether it can go
+WATCH_MS = 1000  # between two looks at whether a process is still there
+LOST_S = 1.0  # so long a process is gone before its end counts as one that no signal tells
 
 
 class QProcessRunner:
     """A ``worker_runner.ProcessRunner`` on QProcess; events are delivered by Qt's event loop, or from within ``wait``.
 
+    It also looks by itself whether the process is still there: in Slicer on Linux ``finished`` is reported not to come any more
+    after a scripted command line module has run (discourse.slicer.org, topic 26534; the cause is not known).
+
     Args:
         environment: the environment to start from (``slicer.util.startupEnvironment()``); None for the present one.
         qt: PythonQt's ``qt`` module.
+        clock: the time in seconds.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, qt=None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, qt=None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         if qt is None:
             import qt
         self._qt = qt
         self._environment = environment
         self._process = None
+        self._clock = clock
         self._ended = False
+        self._goneSince: float | None = None
+        self._lost = False  # its end was found out here; the QProcess does not know of it
         self._depth = 0  # of calls from within the QProcess: a callback may run an event loop of its own
         self._pending = {"out": b"", "log": b""}
         self._callbacks: dict[str, Callable] = {}
@@ -75,6 +94,7 @@ class QProcessRunner:
         process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         process.connect("errorOccurred(QProcess::ProcessError)", self._onError)
         process.start(command[0], list(command[1:]))
+        self._qt.QTimer.singleShot(WATCH_MS, self._watch)
 
     def write(self, line: str) -> None:
         """See ProcessRunner."""
@@ -93,6 +113,7 @@ class QProcessRunner:
         """See ProcessRunner."""
         if self._process is not None and not self._ended:
             self._process.waitForReadyRead(int(1000 * seconds))
+            self._checkEnd()
 
     def _processEnvironment(self, additions: Mapping[str, str]):  # noqa: N802
         if self._environment is None:
@@ -125,6 +146,27 @@ class QProcessRunner:
         crashed = exitStatus == self._qt.QProcess.CrashExit
         self._end(-max(1, exitCode) if crashed else exitCode)
 
+    def _watch(self) -> None:
+        if not self._ended:
+            self._checkEnd()
+            self._qt.QTimer.singleShot(WATCH_MS, self._watch)
+
+    def _checkEnd(self) -> None:  # noqa: N802
+        """End the run of a process that is gone without a word."""
+        if self._process is None or self._ended or self._depth:  # at depth the QProcess has something to say still
+            return
+        if self._process.state() == self._qt.QProcess.NotRunning:
+            self._onFinished(self._process.exitCode(), self._process.exitStatus())
+            return
+        code = exit_code_of(int(self._process.processId()))
+        if code is None:
+            self._goneSince = None
+        elif self._goneSince is None:
+            self._goneSince = self._clock()  # "finished" may be on its way
+        elif self._clock() - self._goneSince >= LOST_S:
+            self._lost = True
+            self._end(code)
+
     def _onError(self, error) -> None:  # noqa: N802
         if error == self._qt.QProcess.FailedToStart:  # after any other error "finished" comes
             self._callbacks["log"](f"The process cannot be started: {self._process.errorString()}")
@@ -137,6 +179,8 @@ class QProcessRunner:
         self._readLog()
         for kind in ("out", "log"):
             self._deliver(kind, b"\n" if self._pending[kind] else b"")
+        if self._ended:  # meanwhile, in an event loop that one of the callbacks has run
+            return
         self._ended = True
         self._callbacks["exit"](code)
         self._qt.QTimer.singleShot(0, self._release)  # not now: this is called from within the QProcess
@@ -147,6 +191,8 @@ class QProcessRunner:
             self._qt.QTimer.singleShot(RELEASE_MS, self._release)
             return
         process, self._process = self._process, None
+        if self._lost:  # or its destructor blocks for half a minute, waiting for what does not come
+            process.setProcessState(self._qt.QProcess.NotRunning)
         process.deleteLater()
 
     def kill(self) -> None:
@@ -167,3 +213,7 @@ class QtScheduler:
     def call_soon(self, function: Callable[[], None]) -> None:
         """See Scheduler."""
         self._qt.QTimer.singleShot(0, function)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """See WorkerClient."""
+        self._qt.QTimer.singleShot(int(1000 * seconds), function)

@@ -28,20 +28,25 @@ class Prompt:
         return self.positive + self.negative
 
 
-def registry_prompts(organs: Iterable[str], finding_set: str = "auto", templates: bool = False) -> tuple[Prompt, ...]:
+def registry_prompts(
+    organs: Iterable[str], finding_set: str = "auto", templates: bool = False, evaluated: Iterable[str] = ()
+) -> tuple[Prompt, ...]:
     """The registry's findings for these organs.
 
     Args:
         organs: the model's organs.
-        finding_set: a set's name; "auto" takes fvlm16 for an organ that it covers (the released evaluation), else all
-            findings of the organ; "all" takes everything.
+        finding_set: a set's name; "auto" takes what the model was ``evaluated`` on, where that is known; else fvlm16 for an
+            organ that it covers (the released evaluation) and all findings of other organs; "all" takes everything.
         templates: the mean over the registry's prompt templates instead of the finding's own pair.
+        evaluated: "organ/finding" keys, of ``LoadedModel.findings``.
     """
-    prompts = []
+    prompts, evaluated = [], frozenset(evaluated)
     for organ in organs:
         if not is_known_organ(organ):  # a model of somebody's own organs: it answers questions only
             continue
-        if finding_set == "auto":
+        if finding_set == "auto" and evaluated:
+            chosen = tuple(finding for finding in findings(organ) if f"{organ}/{finding.name}" in evaluated)
+        elif finding_set == "auto":
             chosen = findings(organ, "fvlm16") or findings(organ)
         else:
             chosen = findings(organ, None if finding_set == "all" else finding_set)

@@ -5,6 +5,7 @@ Shapes: E embedding size, K prompt pairs of one finding.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from .errors import InputError
+from .model.header import CALIBRATIONS
 from .prompts import Prompt
 from .types import FindingScore
 
@@ -82,6 +84,40 @@ def read_calibration(path: Path, model_sha256: str, settings: Mapping[str, objec
             f"The calibration file {path} was fitted with {', '.join(different)}. Run with its settings, or fit it again."
         )
     return Calibration(parameters, thresholds, str(path))
+
+
+def calibration_name(settings: Mapping[str, object]) -> str:
+    """The file in a model's folder that holds the calibration for one way of running it (see ``read_calibration``)."""
+    templates = "-templates" if settings["templates"] else ""
+    return CALIBRATIONS.replace("*", f"{settings['mode']}-{settings['grid']}{templates}")
+
+
+def own_calibration(
+    folder: Path | None, model_sha256: str, settings: Mapping[str, object]
+) -> tuple[Calibration | None, tuple[str, ...]]:
+    """The calibration that a model carries for these settings; and, where it has only ones for others, a warning.
+
+    Raises:
+        InputError: its file is damaged, or belongs to other weights.
+    """
+    if folder is None:
+        return None, ()
+    path = folder / calibration_name(settings)
+    if path.is_file():
+        try:
+            own = read_calibration(path, model_sha256, settings)
+        except InputError as error:
+            raise InputError(
+                f"{error} The file lies in the model's folder: take the whole folder again, remove the file, or run with "
+                "--no-calibration."
+            ) from error
+        return dataclasses.replace(own, source=f"{path.name} of the model"), ()
+    others = sorted(other.name for other in folder.glob(CALIBRATIONS))
+    if not others:
+        return None, ()
+    return None, (
+        f"The model's own calibration is for other settings ({', '.join(others)}; not {path.name}): probabilities are raw.",
+    )
 
 
 def sigmoid(x: float) -> float:

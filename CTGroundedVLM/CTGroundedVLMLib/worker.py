@@ -4,6 +4,7 @@ Requests are JSON lines on stdin: {"id": 1, "name": "analyze", "arguments": {...
 the other. Events are JSON lines on what was stdout when the process began::
 
     {"event": "started", "pid": 42}, then {"event": "ready"}
+    {"event": "progress", "id": null, "stage": "import", "fraction": 0.0}    each second between these two: a sign of life
     {"event": "progress", "id": 1, "stage": "encode image", "fraction": 0.15}
     {"event": "result", "id": 1, "value": {...}}
     {"event": "error", "id": 1, "kinds": ["VolumeError", "InputError", ...], "message": "..."}
@@ -24,7 +25,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, TextIO
 
 from .command_line import quiet_libraries
@@ -82,9 +84,11 @@ def main() -> int:
     channel.send("started", pid=os.getpid())
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_watch_requests, args=(channel, requests), daemon=True).start()
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    ready = threading.Event()
+    threading.Thread(target=_watch_parent, args=(os.getppid(), channel, ready), daemon=True).start()
     with contextlib.suppress(ImportError):  # said again, with the remedy, when a request needs it
-        importlib.import_module(f".{HEAVY}", __package__)
+        _import_handlers()
+    ready.set()
     channel.send("ready")
     handlers: Mapping[str, Any] | None = None
     while True:
@@ -108,11 +112,40 @@ def _watch_requests(channel: Channel, requests: queue.Queue[dict[str, Any]]) -> 
     end_process()
 
 
-def _watch_parent(parent: int) -> None:
-    """A second way to notice that the parent is gone: somebody else may still hold the other end of stdin."""
+def _watch_parent(parent: int, channel: Channel, ready: threading.Event) -> None:
+    """A second way to notice that the parent is gone: somebody else may still hold the other end of stdin.
+
+    Until ``ready`` it also gives signs of life: importing torch takes minutes on a slow disk.
+    """
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_S)
+        if not ready.is_set():
+            channel.send("progress", id=None, stage="import", fraction=0.0)
     end_process()
+
+
+def _import_handlers() -> ModuleType:
+    with _without_torchvision():
+        return importlib.import_module(f".{HEAVY}", __package__)
+
+
+@contextlib.contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """Hide torchvision while transformers and monai are imported.
+
+    They import it where it is there, need it for nothing that is used here, and fail with it: one that does not fit torch
+    raises "operator torchvision::nms does not exist", or crashes. It is there beside every torch that Slicer's PyTorch
+    extension installs, and another extension may replace it, or torch, by another build. transformers keeps in mind that
+    there is none; whoever imports it later (TotalSegmentator) finds it.
+    """
+    hidden = "torchvision" not in sys.modules
+    if hidden:
+        sys.modules["torchvision"] = None  # its import raises ModuleNotFoundError, importlib.util.find_spec gives None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torchvision"]
 
 
 def end_process() -> None:
@@ -138,7 +171,7 @@ def _serve(channel: Channel, request: dict[str, Any], handlers: Mapping[str, Any
     try:
         progress("start", 0.0)
         if handlers is None:
-            handlers = importlib.import_module(f".{HEAVY}", __package__).make_handlers()
+            handlers = _import_handlers().make_handlers()
         if request["name"] not in handlers:
             raise CTGroundedVLMError(
                 f'The worker knows no request "{request["name"]}"; it knows: {", ".join(handlers)}.'

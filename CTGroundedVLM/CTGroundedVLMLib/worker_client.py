@@ -19,21 +19,27 @@ from typing import Any, Literal
 
 from . import errors
 from .errors import CTGroundedVLMError, DependencyError, InputError, ResourceError
-from .worker_runner import ProcessRunner, SubprocessRunner
+from .worker_runner import UNKNOWN_EXIT, ProcessRunner, SubprocessRunner
 
 ClientState = Literal["stopped", "starting", "idle", "busy"]
 OnProgress = Callable[[str, float], None]
 OnDone = Callable[[Any], None]
 OnError = Callable[[CTGroundedVLMError], None]
+CallLater = Callable[[float, Callable[[], None]], None]
 
 MODULE = "CTGroundedVLMLib.worker"
 CLOSE_S = 2.0
 SHOWN_LOG_LINES = 3
+# A request has its first answer within milliseconds of the worker being ready, and a worker that is still importing torch, for
+# however long, gives a sign of life each second. So many seconds without either, and without a line of log, it hangs, or does
+# not get what is written to it. Later a request may be silent for long: TotalSegmentator is.
+SILENCE_S = 300.0
+CHECK_S = 10.0
 _MISSING = ("No module named", "ImportError", "DLL load failed")
 
 
 class WorkerError(ResourceError):
-    """The worker process ended by itself: it crashed, or the system killed it, mostly for want of memory."""
+    """The worker process ended by itself (it crashed, or the system killed it, mostly for want of memory), or hangs."""
 
 
 @dataclass
@@ -56,6 +62,9 @@ class WorkerClient:
         make_runner: makes the runner of one process; called for each start.
         python: the interpreter to run the worker with; None for the running one.
         on_log: gets the worker's log, line by line.
+        call_later: calls a function after so many seconds, in the same thread (``process_qt.QtScheduler.call_later``). Without
+            it a worker that never answers is noticed by ``wait`` only.
+        clock: the time in seconds.
     """
 
     def __init__(
@@ -64,9 +73,13 @@ class WorkerClient:
         *,
         python: str | None = None,
         on_log: Callable[[str], None] | None = None,
+        call_later: CallLater | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_runner, self._python = make_runner, python or sys.executable
         self._on_log = on_log or (lambda line: None)
+        self._call_later, self._clock = call_later, clock
+        self._silent_s, self._checked_s = 0.0, 0.0
         self._log: deque[str] = deque(maxlen=200)
         self._runner: ProcessRunner | None = None
         self._stopping: list[ProcessRunner] = []
@@ -109,8 +122,10 @@ class WorkerClient:
         self._count += 1
         line = json.dumps({"id": self._count, "name": name, "arguments": dict(arguments)})
         self._request = _Request(self._count, line, on_progress, on_done, on_error, sent_to_idle=self.state == "idle")
+        self._silent_s, self._checked_s = 0.0, self._clock()
         self.start()
         self._send()
+        self._check_later(self._count)
 
     def cancel(self) -> None:
         """End the worker and its children; no callback of its request comes any more. The next request starts another."""
@@ -120,20 +135,54 @@ class WorkerClient:
     def close(self) -> None:
         """``cancel``, then wait until the process has ended, by force after two seconds."""
         self.cancel()
-        end = time.monotonic() + CLOSE_S
-        while self._stopping and time.monotonic() < end:
+        end = self._clock() + CLOSE_S
+        while self._stopping and self._clock() < end:
             self._stopping[0].wait(0.02)
         for runner in self._stopping:
             runner.kill()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until no request is under way, or ``timeout_s`` is over."""
-        end = time.monotonic() + timeout_s if timeout_s is not None else None
+        end = self._clock() + timeout_s if timeout_s is not None else None
         while self._request is not None:
-            left = 0.1 if end is None else min(0.1, end - time.monotonic())
+            left = 0.1 if end is None else min(0.1, end - self._clock())
             if left <= 0:
                 return
             self._runner.wait(left)
+            self._check_silence()
+
+    def _check_later(self, number: int) -> None:
+        """Check from time to time until the request of that number has an answer."""
+        if self._call_later is not None and self._unanswered(number):
+            self._call_later(CHECK_S, lambda: self._checked(number))
+
+    def _checked(self, number: int) -> None:
+        if self._unanswered(number):
+            self._check_silence()
+            self._check_later(number)
+
+    def _unanswered(self, number: int) -> bool:
+        return self._request is not None and self._request.number == number and not self._request.answered
+
+    def _check_silence(self) -> None:
+        """Give a worker up that has been silent for too long before its first answer."""
+        if self._request is None or self._request.answered:
+            return
+        now = self._clock()
+        # no more than that: while this application was blocked, or the computer asleep, nobody listened
+        self._silent_s += min(now - self._checked_s, 2 * CHECK_S)
+        self._checked_s = now
+        if self._silent_s < SILENCE_S:
+            return
+        request, self._request = self._request, None
+        self._stop()
+        request.on_error(
+            WorkerError(
+                f"The worker process has given no sign of life for {SILENCE_S / 60:.0f} minutes and was ended ({self._python}). "
+                "Try again. If it comes again, restart 3D Slicer, and see whether a virus scanner or a slow network drive "
+                f"holds this program back.{self._log_tail()}"
+            )
+        )
 
     def _start(self) -> None:
         runner = self._make_runner()
@@ -158,12 +207,14 @@ class WorkerClient:
         self._runner, self._ready, self._pid = None, False, None
 
     def _take_log(self, line: str) -> None:
+        self._silent_s = 0.0
         self._log.append(line)
         self._on_log(line)
 
     def _take_line(self, runner: ProcessRunner, line: str) -> None:
         if runner is not self._runner:
             return  # of a worker that was cancelled
+        self._silent_s = 0.0
         try:
             message = json.loads(line)
             event = message["event"]
@@ -209,10 +260,13 @@ class WorkerClient:
             return
         request.on_error(self._exit_error(code, was_ready))
 
-    def _exit_error(self, code: int, was_ready: bool) -> CTGroundedVLMError:
+    def _log_tail(self) -> str:
         log = [line for line in self._log if line.strip()][-SHOWN_LOG_LINES:]
-        tail = f" Its log ends: {' | '.join(log)}" if log else ""
-        if not was_ready and any(word in line for word in _MISSING for line in log):
+        return f" Its log ends: {' | '.join(log)}" if log else ""
+
+    def _exit_error(self, code: int, was_ready: bool) -> CTGroundedVLMError:
+        tail = self._log_tail()
+        if not was_ready and any(word in tail for word in _MISSING):
             return DependencyError(
                 f"The worker process could not start with {self._python}: a package is missing. In 3D Slicer, let the module "
                 f"install its dependencies; elsewhere run: pip install ct-grounded-vlm.{tail}"
@@ -238,6 +292,9 @@ def worker_environment() -> dict[str, str]:
         "PYTHONSAFEPATH": "1",  # or the current folder comes first, and a types.py in it hides Python's own
         "PYTHONUTF8": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash leaves its traceback in the log
+        # Slicer's folder of plug-ins for ITK, which are of its own ITK and not of SimpleITK's; Slicer empties it for its command
+        # line modules as well (qSlicerCLIExecutableModuleFactory.cxx)
+        "ITK_AUTOLOAD_PATH": "",
     }
 
 
@@ -251,6 +308,8 @@ def _error_of(kinds: list[str], message: str) -> CTGroundedVLMError:
 
 
 def _exit_text(code: int) -> str:
+    if code == UNKNOWN_EXIT:
+        return "exit code unknown"
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
 
 STOP_GRACE_S = 3.0  # the worker ends itself within milliseconds of stdin's end, unless it hangs in foreign code
+UNKNOWN_EXIT = 1 << 30  # no system's exit code: the process has ended, and nobody can tell how
 
 
 class ProcessRunner(Protocol):
@@ -27,7 +28,8 @@ class ProcessRunner(Protocol):
         """Start ``command`` with ``environment`` added to the present one.
 
         ``on_line`` gets whole lines of stdout, ``on_log`` of stderr, both without their end; ``on_exit`` gets the exit
-        code, negative after a crash, once and last. A command that cannot be started is logged, and exits with 127.
+        code, negative after a crash, UNKNOWN_EXIT where nobody knows it, once and last. A command that cannot be started is
+        logged, and exits with 127.
         """
 
     def write(self, line: str) -> None:
@@ -134,3 +136,36 @@ def kill_tree(pid: int) -> None:
         for member in [*process.children(recursive=True), process]:
             with contextlib.suppress(psutil.Error):
                 member.kill()
+
+
+def exit_code_of(pid: int) -> int | None:
+    """The exit code of a child process that has ended (negative: the signal), None while it runs; does not block.
+
+    It is only looked at: who has started the process can still wait for it. UNKNOWN_EXIT where somebody has, and where the
+    system cannot be asked for the code (Windows, and macOS before Python 3.13).
+    """
+    if pid <= 0:
+        return None
+    if not hasattr(os, "waitid"):
+        return UNKNOWN_EXIT if _is_gone(pid) else None
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return UNKNOWN_EXIT if _is_gone(pid) else None
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; without psutil nobody can tell, and it counts as running."""
+    try:
+        import psutil
+    except ImportError:
+        return False
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False

@@ -1,10 +1,10 @@
 """Benchmark: reading training data, against preparing it anew and against a training step.
 
-    python Testing/Benchmark/bench_data.py [--step]
+    python Testing/Benchmark/bench_data.py [--step] [--compression]
 
 A CT-sized synthetic scan (512 x 512 x 250) is prepared for the released model's grid. Printed, on one core, least of five rounds:
 what a case costs from NIfTI (what an epoch without preparation pays), from a shard, and what its view costs; the shard's size.
-``--step`` adds a forward and backward pass of the full-size model (fp32, batch 1, all cores) and how many reading cores keep up.
+``--compression`` compares ways to compress its voxels (blosc2 where it is installed). ``--step`` adds a forward and backward pass of the full-size model (fp32, batch 1, all cores) and how many reading cores keep up.
 """
 
 import os
@@ -53,6 +53,40 @@ def step_ms(config) -> float:
     return 1000 * seconds
 
 
+def compression_lines(hu_DHW: np.ndarray) -> list[str]:
+    """Share of the size, and time to decode, of a volume's voxels."""
+    import zlib
+
+    from numcodecs import Blosc, blosc
+
+    blosc.use_threads = False
+    raw = np.ascontiguousarray(hu_DHW)
+    tried = {
+        f"Blosc {name} 3, {how} shuffle": Blosc(cname=name, clevel=3, shuffle=shuffle)
+        for name, how, shuffle in (
+            ("zstd", "byte", Blosc.SHUFFLE),
+            ("zstd", "bit", Blosc.BITSHUFFLE),
+            ("lz4", "byte", Blosc.SHUFFLE),
+        )
+    }
+    ways = {name: (codec.encode(raw), codec.decode) for name, codec in tried.items()}
+    ways["zlib 1"] = zlib.compress(raw.tobytes(), 1), zlib.decompress
+    try:
+        import blosc2
+    except ImportError:
+        pass
+    else:
+        blosc2.set_nthreads(1)
+        packed = blosc2.compress2(raw, codec=blosc2.Codec.ZSTD, clevel=3, filters=[blosc2.Filter.SHUFFLE], typesize=2)
+        ways["blosc2 zstd 3, byte shuffle"] = packed, blosc2.decompress2
+    lines = [f"| {raw.nbytes / 1e6:.0f} MB of voxels, one thread | size | decode |", "|---|---|---|"]
+    for name, (packed, decode) in ways.items():
+        assert np.array_equal(np.frombuffer(decode(packed), raw.dtype), raw.ravel()), name
+        milliseconds = least_ms(lambda decode=decode, packed=packed: decode(packed))
+        lines.append(f"| {name} | {len(packed) / raw.nbytes:.1%} | {milliseconds:.0f} ms |")
+    return lines
+
+
 def main() -> None:
     """Measure and print."""
     import torch
@@ -67,10 +101,13 @@ def main() -> None:
     from scans import write_scan
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--step", action="store_true", help="also time a training step of the full-size model")
-    arguments = parser.parse_args()
+    for name, does in (
+        ("step", "time a training step of the full-size model"),
+        ("compression", "compare ways to compress"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=f"also {does}")
+    arguments, config = parser.parse_args(), fvlm_config()
     torch.set_num_threads(1)
-    config = fvlm_config()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ct, mask = write_scan(folder / "case")
@@ -82,8 +119,9 @@ def main() -> None:
         shard = least_ms(lambda: cases[0])
         view = least_ms(lambda: take_view(case, config, ViewConfig(), np.random.default_rng(0)))
     raw = case.hu_DHW.nbytes + case.organ_map_DHW.nbytes
-    shape = " x ".join(map(str, case.hu_DHW.shape))
-    print(f"\n| one case ({shape} voxels on the model's grid), one core | |\n|---|---|")
+    print(
+        f"\n| one case ({' x '.join(map(str, case.hu_DHW.shape))} voxels on the model's grid), one core | |\n|---|---|"
+    )
     print(f"| from NIfTI: read, check, resample, crop | {nifti:.0f} ms |")
     print(f"| from a shard | {shard:.0f} ms ({nifti / shard:.0f} times less) |")
     print(f"| its view (crop, window, organ tokens) | {view:.0f} ms |")
@@ -92,6 +130,8 @@ def main() -> None:
         step = step_ms(config)
         print(f"| a training step (batch 1, fp32, {os.cpu_count()} cores) | {step:.0f} ms |")
         print(f"| reading and view, as a share of the step | {(shard + view) / step:.1%} |")
+    if arguments.compression:
+        print("\n" + "\n".join(compression_lines(case.hu_DHW)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from .data.dataset import PreparedDataset
 from .data.loader import BatchOrder, TrainingLoader
 from .initialization import initial_model
 from .learner import Learner
-from .objectives import ImageReportContrast, Objective, OrganContrast, SupervisedHead
+from .objectives import ImageReportContrast, Objective, OrganContrast, SupervisedHead, WithQuestions
 from .parallel import from_all_ranks, world
 from .recipes import registry_findings
 from .run_folder import RunFolder
@@ -106,13 +106,21 @@ def make_objective(config: TrainingConfig) -> Objective:
             raise InputError(
                 f"The objective clip needs a model of one organ, the whole body; it has {len(model.organs)}."
             )
-        return ImageReportContrast()
+        return _with_questions(ImageReportContrast(), config)
     try:
         if chosen.name == "supervised":
             return SupervisedHead(list(model.organs), config.findings, model.embedding_size)
-        return OrganContrast(list(model.organs), chosen.false_negatives, alpha=chosen.alpha, momentum=chosen.momentum)
+        contrast = OrganContrast(
+            list(model.organs), chosen.false_negatives, alpha=chosen.alpha, momentum=chosen.momentum
+        )
     except ValueError as error:
         raise InputError(f"The objective does not fit: {error}.") from error
+    return _with_questions(contrast, config)
+
+
+def _with_questions(base: Objective, config: TrainingConfig) -> Objective:
+    chosen = config.objective
+    return WithQuestions(base, chosen.presence, chosen.location) if chosen.asks else base
 
 
 def make_collator(
@@ -129,6 +137,7 @@ def make_collator(
         findings=config.findings if findings is None else findings,
         organ_texts=objective.needs_organ_texts,
         reports=objective.needs_reports,
+        questions=isinstance(objective, WithQuestions),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import nn
 
 from .objectives import Features, Objective
 from .parallel import no_sync
-from .types import Batch
+from .types import Batch, Questions
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -125,6 +125,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
         parts = [getattr(batch, name) for batch in batches]
         if name == "case_ids":
             values[name] = tuple(case for part in parts for case in part)
+        elif name == "questions":
+            values[name] = _joined_questions(parts)
         elif name in ("image_BDHW", "token_mask_BON"):
             values[name] = parts[0][:0]
         elif name in ("text_ids_PT", "text_mask_PT"):
@@ -136,3 +138,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
         else:
             values[name] = torch.cat(parts)
     return Batch(**values)
+
+
+def _joined_questions(parts: Sequence[Questions | None]) -> Questions | None:
+    """The prompts are the same in every pass: those of the first; where findings lie is not learned over several passes."""
+    if parts[0] is None:
+        return None
+    return replace(parts[0], tokens_BFN=parts[0].tokens_BFN[:0], mapped_B=torch.cat([part.mapped_B for part in parts]))

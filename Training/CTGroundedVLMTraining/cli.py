@@ -20,6 +20,8 @@ _COMMANDS = (
     "CTGroundedVLMTraining.data.commands",
     "CTGroundedVLMTraining.train_commands",
     "CTGroundedVLMTraining.evaluate.commands",
+    "CTGroundedVLMTraining.evaluate.compare_commands",
+    "CTGroundedVLMTraining.ablation",
 )
 
 EPILOG = """exit codes:

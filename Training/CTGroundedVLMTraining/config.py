@@ -17,16 +17,30 @@ from .objectives.targets import FALSE_NEGATIVE_MODES, FalseNegatives
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """``name``: "fvlm", "clip" or "supervised". The others are fVLM's: see ``OrganContrast``."""
+    """``name``: "fvlm", "clip" or "supervised". The next three are fVLM's: see ``OrganContrast``.
+
+    ``presence``, ``location``: weights of the losses of single findings, see ``WithQuestions``; 0 for none.
+    """
 
     name: Literal["fvlm", "clip", "supervised"] = "fvlm"
     false_negatives: FalseNegatives = "normal"
     alpha: float = 0.5
     momentum: float = 0.995
+    presence: float = 0.0
+    location: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of(self, "name", ("fvlm", "clip", "supervised"))
         _one_of(self, "false_negatives", FALSE_NEGATIVE_MODES)
+        for name in ("presence", "location"):
+            _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "0 or more")
+        plain = self.name != "supervised" or not self.asks
+        _require(plain, "objective.name", self.name, "fvlm or clip, for objective.presence or objective.location")
+
+    @property
+    def asks(self) -> bool:
+        """Whether batches bring the registry's prompts."""
+        return bool(self.presence or self.location)
 
 
 @dataclass(frozen=True)
@@ -143,8 +157,13 @@ class TrainingConfig:
         _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "a decay between 0 and 1, or none")
         supervised = self.objective.name == "supervised"
         _require(
-            not supervised or self.findings, "findings", self.findings, "the findings to learn, for this objective"
+            not (supervised or self.objective.asks) or self.findings,
+            "findings",
+            self.findings,
+            "the findings to learn, for this objective",
         )
+        whole = self.accumulate == 1 or not self.objective.location
+        _require(whole, "accumulate", self.accumulate, "1 with objective.location: tokens of all passes do not fit")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

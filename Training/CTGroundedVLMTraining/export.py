@@ -1,19 +1,27 @@
-"""From a run's checkpoint to the model folder that ``ctgvlm analyze --model`` takes."""
+"""From a run's checkpoint to the model folder that ``ctgvlm analyze --model`` takes, with a model card without results yet.
+
+``training.json`` beside the weights keeps what the card says of the training: recipe, configuration, step, data.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from CTGroundedVLMLib import __version__
 from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.model.checkpoint import check_free, check_state, materialize, save_checkpoint
 from CTGroundedVLMLib.model.fvlm import FVLM
+from CTGroundedVLMLib.model.header import CARD
 from CTGroundedVLMLib.model.tokenizer import load_tokenizer
 
-from .run_folder import open_run
+from .model_card import TRAINING, CardFacts, model_card
+from .run_folder import RunFolder, open_run
 
 HEAD, HEAD_FINDINGS = "head.safetensors", "head.json"
 
@@ -52,10 +60,32 @@ def export(run_folder: Path, output: Path, *, step: int | None = None, half: boo
         "source": f"step {state['step']} of run {run_folder.name}",
     }
     details = {key: value for key, value in details.items() if value}
-    save_checkpoint(output, model, load_tokenizer(run.tokenizer), name=config.name, trained=True, **details)
+    training = training_record(run, state["step"], weights)
+    facts = CardFacts({"name": config.name, "model": config.model.to_dict(), **details}, training)
+    files = {TRAINING: json.dumps(training, indent=1) + "\n", CARD: model_card(facts)}
+    tokenizer = load_tokenizer(run.tokenizer)
+    save_checkpoint(output, model, tokenizer, name=config.name, trained=True, files=files, **details)
     if config.objective.name == "supervised":
         _write_head(output, chosen["objective"], config.findings)
     return state["step"]
+
+
+def training_record(run: RunFolder, step: int, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """``training.json``: how the weights came about. Folders of the machine are left out: the model is to be handed on."""
+    config, data = run.config, run.data()
+    initial = config.initial
+    named = {name: Path(getattr(initial, name)).name for name in ("mae_weights", "text_model", "tokenizer")}
+    shown = dataclasses.replace(config, initial=dataclasses.replace(initial, **named))
+    return {
+        "format": "ctgvlm-training",
+        "format_version": 1,
+        "software": __version__,
+        "config": shown.to_dict(),
+        "step": step,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "cases": data.get("cases"),
+        "data": data.get("identity"),
+    }
 
 
 def _model(config, weights: dict[str, torch.Tensor], source: str) -> FVLM:

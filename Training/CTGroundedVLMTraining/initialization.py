@@ -73,7 +73,12 @@ def scale_for_scratch(model: FVLM) -> None:
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     embedding = model.vision.patch_embedding.patch_embeddings
-    embedding.bias.copy_(-MEAN_INTENSITY * embedding.weight.flatten(1).sum(1))
+    convolutions = [module for module in model.vision.stem if isinstance(module, nn.Conv3d)]
+    for conv in convolutions:
+        nn.init.kaiming_normal_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    first = convolutions[0] if convolutions else embedding
+    first.bias.copy_(-MEAN_INTENSITY * first.weight.flatten(1).sum(1))
     nn.init.normal_(model.pooling.queries, std=QUERY_STD)
 
 

@@ -23,6 +23,7 @@ from CTGroundedVLMLib.model.config import (
 from .config import InitialWeights, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from .data.views import ViewConfig
 from .objectives.clip import WHOLE_BODY, whole_body_organs
+from .synthesize.kinds import label_columns
 
 Recipe = Callable[[], TrainingConfig]
 
@@ -93,14 +94,27 @@ def supervised() -> TrainingConfig:
 
 
 def starter() -> TrainingConfig:
-    """The small model that ships, from random weights on the synthetic corpus (``ctgvlm-train synthesize``)."""
+    """The small model that ships, from random weights on the synthetic corpus (``ctgvlm-train synthesize``).
+
+    fVLM's contrast, and beside it what a synthetic corpus knows and a report does not: which findings are there, and in which
+    voxels. A few thousand passes over small phantoms would not do from reports alone (docs/training.md). Tokens of 24 mm; a
+    convolutional stem, a soft-tissue window as a second channel, and no tokens outside organs, so that two CPU cores suffice.
+    """
     organs = {organ.name: organ.segments for organ in organ_group("anatomy36").organs}
+    hu_window = (-1150.0, 350.0)
+    vision = VisionConfig((48, 96, 128), (4, 8, 8), 128, 512, blocks=2, heads=4, levels=(0,), dropout=0.0)
     model = ModelConfig(
         organs=organs,
-        vision=VisionConfig((48, 96, 128), (6, 12, 16), 192, 768, blocks=6, heads=6, levels=(1, 3), dropout=0.0),
-        text=TextConfig(2048, 192, 768, blocks=3, heads=6, positions=128, max_tokens=128, dropout=0.0),
+        vision=replace(
+            vision, background_tokens=False, narrow_windows=(_shares((-130.0, 230.0), hu_window),), stem=(12, 32)
+        ),
+        text=TextConfig(2048, 128, 512, blocks=2, heads=4, positions=128, max_tokens=128, dropout=0.0),
         preprocessing=PreprocessingConfig(
-            spacing_mm=(6.0, 3.0, 3.0), crop_margin=(2, 5, 5), minimum_size=(48, 96, 128), window_size=(48, 96, 128)
+            spacing_mm=(6.0, 3.0, 3.0),
+            hu_window=hu_window,
+            crop_margin=(2, 5, 5),
+            minimum_size=(48, 96, 128),
+            window_size=(48, 96, 128),
         ),
         embedding_size=128,
         pooling_dropout=0.0,
@@ -108,19 +122,26 @@ def starter() -> TrainingConfig:
     return TrainingConfig(
         name="starter",
         model=model,
-        objective=ObjectiveConfig("fvlm", "normal"),
-        optimizer=OptimizerConfig(5e-4, 1e-6, 200, "step", weight_decay=0.05, clip_norm=1.0),
+        objective=ObjectiveConfig("fvlm", "normal", presence=10.0, location=30.0),
+        findings=tuple(name for name in label_columns() if name in registry_findings(model)),
+        optimizer=OptimizerConfig(2e-3, 2e-5, 50, "step", weight_decay=0.05, clip_norm=1.0),
         views=ViewConfig(noise_hu=5.0),
         initial=InitialWeights("scratch", tokenizer="corpus"),
-        batch_size=32,
+        batch_size=16,
         epochs=30,
-        ema=0.995,
-        workers=2,
-        checkpoint_every=200,
-        validate_every=200,
+        ema=0.99,
+        workers=0,
+        checkpoint_every=100,
+        validate_every=100,
         notice=STARTER_NOTICE,
         license="Apache-2.0",
     )
+
+
+def _shares(window: tuple[float, float], whole: tuple[float, float]) -> tuple[float, float]:
+    """An HU window as shares of a wider one."""
+    low, high = ((value - whole[0]) / (whole[1] - whole[0]) for value in window)
+    return round(low, 4), round(high, 4)
 
 
 def registry_findings(model: ModelConfig) -> tuple[str, ...]:

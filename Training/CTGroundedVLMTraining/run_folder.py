@@ -68,6 +68,10 @@ class RunFolder:
                 f"{data['cases']} in {data['location']}). Continue it with those, or choose another folder for a new run."
             )
 
+    def data(self) -> dict[str, Any]:
+        """What the run learns from, as ``check_data`` keeps it; empty where it has not begun."""
+        return _read_json(self.folder / "data.json") or {}
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """One of the small files beside the checkpoints."""
         try:

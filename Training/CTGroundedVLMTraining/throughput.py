@@ -94,12 +94,14 @@ class Speed:
     """Numbers of each step for its record.
 
     Args:
-        peak_tflops: of one device; None leaves MFU out.
+        peak_tflops: of one device; None leaves MFU out, as a model without background tokens does.
         ranks: processes of the run.
     """
 
     def __init__(self, config: ModelConfig, peak_tflops: float | None, ranks: int) -> None:
         self._cost, self._peak, self._ranks = StepCost(config), peak_tflops, ranks
+        if not config.vision.background_tokens:
+            self._peak = None  # what a case costs depends on how many of its tokens lie in organs
 
     def of_step(self, batches: list[Batch], seconds: float, waited: float) -> dict[str, float]:
         """``batches``: this rank's, of all learners; ``waited``: seconds in which the next batch was not there yet."""

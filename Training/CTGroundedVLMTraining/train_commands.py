@@ -1,4 +1,4 @@
-"""``ctgvlm-train train``, ``recipes`` and ``export``."""
+"""``ctgvlm-train train``, ``recipes``, ``export`` and ``card``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ STOPPED = 10
 _TRAIN = """Run a recipe on prepared data. Started by torchrun, it uses all processes. Run the same command again after an
 interruption: it continues from the last checkpoint, and ends with the very weights of an uninterrupted run. SIGTERM ends
 the run after the step at hand, saved, with exit code 10. See docs/training.md."""
+_CARD = """Write MODEL/MODEL_CARD.md: use, data, training, results, limits. Every number is taken from the files of export,
+synthesize and evaluate; an evaluation of another model is refused."""
 _SET = "change a field of the recipe, such as optimizer.lr=1e-4 or batch_size=8 (repeatable)"
 
 
@@ -47,6 +49,17 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--step", type=int, metavar="N", help="default: the last checkpoint")
     p.add_argument("--half", action="store_true", help="weights in fp16: half the size")
     p.add_argument("--peer", action="store_true", help="the second model of a co-teaching run")
+    _add_card(commands)
+
+
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser("card", help="write a model's card from the files of its evaluation", description=_CARD)
+    p.set_defaults(run=card)
+    p.add_argument("model", type=Path, metavar="MODEL", help="the folder that `export` wrote")
+    p.add_argument("--evaluation", type=Path, required=True, metavar="DIR", help="`evaluate` on held-out patients")
+    p.add_argument("--corpus", type=Path, metavar="DIR", help="the synthetic corpus that it was trained on")
+    p.add_argument("--planted", type=Path, metavar="DIR", help="`evaluate` on real CTs with planted findings")
+    p.add_argument("--planted-corpus", type=Path, metavar="DIR", help="the folder of those, of `synthesize --plant`")
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -103,6 +116,15 @@ def export(arguments: argparse.Namespace) -> int:
         arguments.folder, arguments.output, step=arguments.step, half=arguments.half, learner=int(arguments.peer)
     )
     print(f"{arguments.output}: the model after step {step}")
+    return 0
+
+
+def card(arguments: argparse.Namespace) -> int:
+    """``ctgvlm-train card``."""
+    from .model_card import write_card
+
+    names = ("corpus", "evaluation", "planted", "planted_corpus")
+    print(write_card(arguments.model, **{name: getattr(arguments, name) for name in names}))
     return 0
 
 

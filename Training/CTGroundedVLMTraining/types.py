@@ -32,7 +32,8 @@ class PreparedCase:
     """One volume on the model's grid, as a shard holds it.
 
     ``hu_DHW``: int16 HU. ``organ_map_DHW``: uint8, 0 or 1 + the number of the organ in ``organs``. ``organ_texts``: by organ.
-    ``labels``: "organ/finding" -> 1 or 0; a finding that is not there is unknown, never 0.
+    ``labels``: "organ/finding" -> 1 or 0; a finding that is not there is unknown, never 0. ``finding_map_DHW``: uint8, 0 or 1 +
+    the number of the finding in ``mapped_findings``; None where nobody has drawn the findings of this case.
     """
 
     case_id: str
@@ -43,6 +44,26 @@ class PreparedCase:
     organ_texts: Mapping[str, OrganText]
     report: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
+    finding_map_DHW: np.ndarray | None = None
+    mapped_findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The findings of ``labels_BF`` as questions: their organs, their prompts, and where they lie.
+
+    ``prompt_of_F2``: numbers of the positive and the negative prompt among the batch's texts. ``tokens_BFN``: tokens with a voxel
+    of the finding. ``mapped_B``: cases whose findings were drawn; of the others ``tokens_BFN`` says nothing.
+    """
+
+    organ_of_F: torch.Tensor
+    prompt_of_F2: torch.Tensor
+    tokens_BFN: torch.Tensor
+    mapped_B: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Questions:
+        """The same on ``device``."""
+        return Questions(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,8 @@ class Batch:
     the crop (and not cut off by it, see the data's rule) and has a text. ``status_BO``: NORMAL, ABNORMAL or SKIP.
     ``text_ids_PT``/``text_mask_PT``: all different texts of the batch, padded to the longest. ``text_of_BO``: which of them is
     the organ's (-1: none); ``text_key_BO``: ``text_key`` of it, the same on every rank. ``report_of_B``: likewise for the whole
-    report. ``labels_BF``: 1, 0, or NaN where unknown; in the order of the run's findings.
+    report. ``labels_BF``: 1, 0, or NaN where unknown; in the order of the run's findings. ``questions``: None where the objective
+    asks none.
     """
 
     case_ids: tuple[str, ...]
@@ -67,11 +89,15 @@ class Batch:
     text_key_BO: torch.Tensor
     report_of_B: torch.Tensor
     labels_BF: torch.Tensor
+    questions: Questions | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v if isinstance(v, tuple) else v.to(device, non_blocking=True) for k, v in moved.items()})
+        for name, value in moved.items():
+            if hasattr(value, "to"):  # a tensor, or the questions
+                moved[name] = value.to(device) if name == "questions" else value.to(device, non_blocking=True)
+        return Batch(**moved)
 
 
 def text_key(text: str) -> int:

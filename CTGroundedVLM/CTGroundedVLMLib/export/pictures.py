@@ -24,6 +24,7 @@ from .canvas import (
     legend_corner,
     number,
     outline,
+    shorten,
 )
 from .labels import RESEARCH_NOTICE, anatomical, organ_display, segment_display, short_hash
 from .plan import ExportPlan, PlannedPicture, probability_words
@@ -36,18 +37,23 @@ _BONES = ("rib_", "vertebrae_", "sacrum", "hip_", "femur_", "humerus_", "scapula
 
 @dataclass(frozen=True)
 class Scene:
-    """What all pictures of one case share. ``colours``: segment -> its place in the palette, for the whole page."""
+    """What all pictures of one case share.
+
+    ``colours``: segment -> its place in the palette, for the whole page. ``notice``: the model's own.
+    """
 
     case: CTCase
     model_name: str
     trained: bool
     colours: Mapping[str, int] = field(default_factory=dict)
+    notice: str = ""
 
     @classmethod
     def of(cls, plan: ExportPlan) -> Scene:
         """The scene of a planned export."""
         model = plan.result.model
-        return cls(plan.result.case, f"{model.name} {short_hash(model.sha256)}".strip(), model.trained, plan.colours)
+        name = f"{model.name} {short_hash(model.sha256)}".strip()
+        return cls(plan.result.case, name, model.trained, plan.colours, model.notice)
 
     @cached_property
     def grid(self) -> DisplayGrid:
@@ -73,7 +79,10 @@ class Scene:
 
         Scans of few slices would leave the lower row mostly black: it is no higher than the scan or the legend needs.
         """
-        footer = f"{self.case.ct.name}   |   {self.model_name}   |   {RESEARCH_NOTICE}"
+        parts = (self.case.ct.name, self.model_name, RESEARCH_NOTICE)
+        if self.trained and self.notice:  # weights that are random are stamped; all this must fit into one line
+            parts = (shorten(self.case.ct.name, 32), self.model_name, shorten(self.notice, 80), "Research use only.")
+        footer = "   |   ".join(parts)
         scanned_px = int(PANEL_PX * self.grid.shape[0] * self.grid.spacing[0] / box.size) + 1
         return Sheet(title, caption, footer, lower_px=min(PANEL_PX, max(scanned_px, legend_px)))
 

@@ -3,7 +3,9 @@
 ``config.json`` holds the whole ModelConfig, so that loading needs no flags::
 
     {"format": "ctgvlm-model", "format_version": 1, "name": ..., "trained": true, "notice": "", "license": ...,
-     "source": ..., "model": {...}}
+     "source": ..., "findings": [...], "model": {...}}
+
+Beside them may lie ``calibration-*.json``, one per way of running the model (``scoring.own_calibration``), and ``MODEL_CARD.md``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +39,17 @@ NOT_STORED = ("text.bert.embeddings.token_type_embeddings.weight",)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its tokenizer and identity."""
+    """A model in evaluation mode with its tokenizer and identity.
+
+    ``folder``: where it was read from; None for one that no folder holds. ``findings``: "organ/finding" of what it was
+    evaluated on, which an analysis asks for by default; empty where nobody has said.
+    """
 
     model: FVLM
     tokenizer: PreTrainedTokenizerBase
     identity: ModelIdentity
+    folder: Path | None = None
+    findings: tuple[str, ...] = ()
 
     @property
     def config(self) -> ModelConfig:
@@ -49,12 +58,20 @@ class LoadedModel:
 
 
 def save_checkpoint(
-    folder: Path, model: FVLM, tokenizer: PreTrainedTokenizerBase, *, name: str, trained: bool, **details: str
+    folder: Path,
+    model: FVLM,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    trained: bool,
+    files: Mapping[str, str] | None = None,
+    **details: str,
 ) -> None:
     """Write a checkpoint directory in one step: it appears complete or not at all.
 
     Args:
         folder: must not exist yet, or be empty.
+        files: name -> text of further files, such as the model card.
         details: optional ``notice``, ``license`` and ``source`` for ``config.json``.
 
     Raises:
@@ -74,6 +91,8 @@ def save_checkpoint(
             text = json.dumps(header | {"model": model.config.to_dict()}, indent=1)
             (partial / CONFIG).write_text(text, encoding="utf-8")
             tokenizer.save_pretrained(partial)
+            for file, content in (files or {}).items():
+                (partial / file).write_text(content, encoding="utf-8", newline="\n")
             for path in partial.iterdir():  # safetensors makes files that only their owner can read
                 share(path)
             partial.chmod(0o755)
@@ -122,7 +141,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> LoadedM
     )
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config.text.vocabulary_size, str(folder))
-    return LoadedModel(model.eval().to(device), tokenizer, identity)
+    return LoadedModel(model.eval().to(device), tokenizer, identity, folder, tuple(header.get("findings", ())))
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int, source: str) -> None:
@@ -155,6 +174,11 @@ def materialize(model: FVLM) -> None:
     left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if left:
         raise ModelError(f"Not initialised: {', '.join(left)}")
+
+
+def model_sha256(folder: Path) -> str:
+    """A model folder's hash, as results and calibrations name it; the weights are not loaded. Raises ModelError."""
+    return _identity_hash(folder, read_header(folder))
 
 
 def _identity_hash(folder: Path, header: dict[str, Any]) -> str:

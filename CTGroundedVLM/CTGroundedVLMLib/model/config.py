@@ -62,7 +62,15 @@ class PreprocessingConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A ViT in MONAI's layout. ``levels``: the blocks (0-based) whose output is used beside the final norm's."""
+    """A ViT in MONAI's layout. ``levels``: the blocks (0-based) whose output is used beside the final norm's.
+
+    ``background_tokens``: whether tokens that lie in no organ take part in attention, as in the release. Without them a pass
+    costs about as much as the share of tokens inside organs (linear layers) and its square (attention).
+    ``narrow_windows``: (lower, upper) as shares of the model's HU window; each gives the patch embedding one more channel, in
+    which that part fills [0, 1], as a radiologist looks at lung and soft tissue in turn. None in the release.
+    ``stem``: channels of convolutions (3 x 3 x 3, stride 2, ReLU) before the patches, which stay as large as ``patch_size`` says:
+    with few cases they learn what a patch's linear layer does not (Xiao et al. 2021, arXiv 2106.14881). None in the release.
+    """
 
     image_size: Triple = (112, 256, 352)
     patch_size: Triple = (16, 16, 32)
@@ -72,6 +80,9 @@ class VisionConfig:
     heads: int = 12
     levels: tuple[int, ...] = (3, 6, 9)
     dropout: float = 0.1
+    background_tokens: bool = True
+    narrow_windows: tuple[tuple[float, float], ...] = ()
+    stem: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _triples(self, "image_size", "patch_size")
@@ -81,6 +92,22 @@ class VisionConfig:
         _require(self.hidden_size % self.heads == 0, "vision.hidden_size", self.hidden_size, "a multiple of heads")
         _require(all(0 <= x < self.blocks for x in self.levels), "vision.levels", self.levels, "block numbers")
         _require(0 <= self.dropout < 1, "vision.dropout", self.dropout, "0 <= dropout < 1")
+        pairs = all(len(window) == 2 and 0 <= window[0] < window[1] <= 1 for window in self.narrow_windows)
+        _require(
+            pairs, "vision.narrow_windows", self.narrow_windows, "pairs (lower, upper) with 0 <= lower < upper <= 1"
+        )
+
+        _require(all(channels > 0 for channels in self.stem), "vision.stem", self.stem, "only values above 0")
+
+    @property
+    def stem_strides(self) -> tuple[Triple, ...]:
+        """Of each convolution: it halves what is left of the patch along every axis where that is even, the longest ones first."""
+        strides, left = [], self.patch_size
+        for _ in self.stem:
+            halved = tuple(n % 2 == 0 and 2 * n > max(left) for n in left)
+            strides.append(tuple(2 if half else 1 for half in halved))
+            left = tuple(n // stride for n, stride in zip(left, strides[-1], strict=True))
+        return tuple(strides)
 
     @property
     def grid(self) -> Triple:
@@ -141,7 +168,7 @@ class ModelConfig:
         values = dict(data)
         try:
             for name, kind in (("vision", VisionConfig), ("text", TextConfig), ("preprocessing", PreprocessingConfig)):
-                values[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+                values[name] = kind(**{k: _as_tuple(v) for k, v in values[name].items()})
             values["organs"] = {name: tuple(segments) for name, segments in values["organs"].items()}
             return cls(**values)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -149,6 +176,11 @@ class ModelConfig:
                 f"Model configuration: {error}. Expected the fields of format version 1; "
                 "the checkpoint may come from another version of this software."
             ) from error
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON's lists are tuples here."""
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def fvlm_config(group: str = "fvlm4") -> ModelConfig:

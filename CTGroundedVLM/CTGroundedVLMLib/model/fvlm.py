@@ -79,16 +79,47 @@ class FVLM(nn.Module):
         token_mask_BON: torch.Tensor,
         input_ids_PT: torch.Tensor,
         attention_mask_PT: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        organ_of_F: torch.Tensor | None = None,
+        prompt_of_F2: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """A training step's features: organs (B, O, E), texts (P, E), both L2-normalised and fp32, and the temperature.
 
-        The feature of an organ without a token is zero. Without a text (P = 0) the texts' features are empty.
+        The feature of an organ without a token is zero. Without a text (P = 0) the texts' features are empty. With F questions
+        (the organ, and two of the texts, of each) also what :meth:`token_margins` gives.
         """
-        tokens_BTC = torch.cat(self.vision(image_BDHW), dim=1)
+        tokens_BTC = torch.cat(self.vision(image_BDHW, organs_BN=token_mask_BON.any(1)), dim=1)
         levels = tokens_BTC.shape[1] // token_mask_BON.shape[2]
         organs_BOE = self.pooling(tokens_BTC, token_mask_BON.repeat(1, 1, levels)).float()
         texts_PE = self.encode_tokens(input_ids_PT, attention_mask_PT).float()
-        return organs_BOE, texts_PE, self.temperature
+        if organ_of_F is None:
+            return organs_BOE, texts_PE, self.temperature
+        directions_FE = texts_PE[prompt_of_F2[:, 0]] - texts_PE[prompt_of_F2[:, 1]]
+        located = self.token_margins(tokens_BTC, token_mask_BON, organ_of_F, directions_FE)
+        return organs_BOE, texts_PE, self.temperature, *located
+
+    def token_margins(
+        self,
+        tokens_BTC: torch.Tensor,
+        token_mask_BON: torch.Tensor,
+        organ_of_F: torch.Tensor,
+        directions_FE: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The margin of every question for every token of its organ, as if the organ consisted of this token alone.
+
+        With one token attention has no choice, so that the feature is the projected value of the token (the mean of its levels).
+
+        Returns:
+            margins, and for each of them the numbers of its case, its question and its token; all (M,).
+        """
+        levels_BLNC = tokens_BTC.unflatten(1, (-1, token_mask_BON.shape[2]))
+        parts = []
+        for organ in organ_of_F.unique().tolist():
+            cases, places = token_mask_BON[:, organ].nonzero(as_tuple=True)
+            features_ME = self.pooling.of_single_tokens(levels_BLNC.mean(1)[cases, places], organ).float()
+            for question in (organ_of_F == organ).nonzero().flatten().tolist():
+                margins_M = features_ME @ directions_FE[question] / self.temperature
+                parts.append((margins_M, cases, torch.full_like(cases, question), places))
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     @torch.no_grad()
     def encode_image(self, model_input: ModelInput, precision: str = "fp32") -> ImageFeatures:
@@ -105,12 +136,14 @@ class FVLM(nn.Module):
     def encode_window(self, window: ModelWindow, precision: str = "fp32") -> WindowFeatures:
         """The tokens of all levels, and the organs' token masks; the last level holds tokens inside an organ only."""
         image_BDHW = window.image_DHW.to(self.device)[None]
-        mask_ON = organ_token_mask(window.organ_map_DHW, window.organs, self.config.vision.patch_size)
+        patch = self.config.vision.patch_size
+        all_ON = organ_token_mask(window.organ_map_DHW, range(len(self.config.organs)), patch).to(self.device)
+        mask_ON = all_ON[list(window.organs)]
         with self.autocast(precision):
-            levels = self.vision(image_BDHW, mask_ON.any(0).to(self.device))
+            levels = self.vision(image_BDHW, mask_ON.any(0), all_ON.any(0)[None])
         tokens_TC = torch.cat([level[0].float() for level in levels])
         grid = tuple(n // p for n, p in zip(image_BDHW.shape[1:], self.config.vision.patch_size, strict=True))
-        return WindowFeatures(window, tokens_TC, mask_ON.to(self.device), grid)
+        return WindowFeatures(window, tokens_TC, mask_ON, grid)
 
     def pool(self, encoded: WindowFeatures) -> torch.Tensor:
         """Features (O, E) of the window's organs; only tokens that lie in one of them are projected."""
@@ -127,8 +160,16 @@ class FVLM(nn.Module):
 
 
 def organ_token_mask(organ_map_DHW: torch.Tensor, organs: Sequence[int], patch_size: Triple) -> torch.Tensor:
-    """(O, N) bool: a token belongs to an organ when any voxel of its patch does (``max_pool3d(mask) > 0``)."""
-    grid = [n // p for n, p in zip(organ_map_DHW.shape, patch_size, strict=True)]
-    (d, h, w), (pd, ph, pw) = grid, patch_size
-    patches = organ_map_DHW.reshape(d, pd, h, ph, w, pw).permute(0, 2, 4, 1, 3, 5).reshape(d * h * w, -1)
-    return torch.stack([(patches == organ + 1).any(-1) for organ in organs])
+    """(O, N) bool: a token belongs to an organ when any voxel of its patch does (``max_pool3d(mask) > 0``).
+
+    ``organ_map_DHW``: 0, or an organ's number + 1, below 256.
+    """
+    _, h, w = (n // p for n, p in zip(organ_map_DHW.shape, patch_size, strict=True))
+    pd, ph, pw = patch_size
+    wanted = torch.tensor([organ + 1 for organ in organs], dtype=torch.long, device=organ_map_DHW.device)
+    masks = []
+    for slab_DHW in organ_map_DHW.split(pd):  # one layer of tokens at a time: indices take eight bytes a voxel
+        patches = slab_DHW.reshape(pd, h, ph, w, pw).permute(1, 3, 0, 2, 4).reshape(h * w, -1).long()
+        found = torch.zeros(h * w, 256, dtype=torch.bool, device=patches.device).scatter_(1, patches, True)
+        masks.append(found[:, wanted].T)
+    return torch.cat(masks, dim=1)

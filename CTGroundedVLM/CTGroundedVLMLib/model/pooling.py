@@ -53,6 +53,13 @@ class OrganPooling(nn.Module):
         k_BTC, v_BTC = F.linear(tokens_BTC, weight[1], bias[1]), F.linear(tokens_BTC, weight[2], bias[2])
         return tuple(x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q_BOC, k_BTC, v_BTC))
 
+    def of_single_tokens(self, tokens_MC: torch.Tensor, organ: int) -> torch.Tensor:
+        """Features (M, E) that an organ would have if it consisted of one token."""
+        attention = self.attention
+        weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
+        pooled_MC = attention.out_proj(F.linear(tokens_MC, weight, bias))
+        return F.normalize(F.linear(pooled_MC, self.projection_weight[organ], self.projection_bias[organ]), dim=-1)
+
     def project(self, pooled_BOC: torch.Tensor, organs: torch.Tensor | None = None) -> torch.Tensor:
         """Each organ's own linear layer: (B, O, C) -> (B, O, E)."""
         weight, bias = self.projection_weight, self.projection_bias

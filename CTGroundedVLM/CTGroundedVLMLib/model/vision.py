@@ -5,6 +5,7 @@ Shapes: B cases, N image tokens, C channels; D, H, W as in ``preprocessing``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,10 +24,11 @@ class VisionTower(ViT):
     """
 
     def __init__(self, config: VisionConfig) -> None:
+        shrunk = [math.prod(stride) for stride in zip((1, 1, 1), *config.stem_strides, strict=True)]
         super().__init__(
-            in_channels=1,
-            img_size=config.image_size,
-            patch_size=config.patch_size,
+            in_channels=config.stem[-1] if config.stem else 1 + len(config.narrow_windows),
+            img_size=[n // s for n, s in zip(config.image_size, shrunk, strict=True)],
+            patch_size=[n // s for n, s in zip(config.patch_size, shrunk, strict=True)],
             hidden_size=config.hidden_size,
             mlp_dim=config.mlp_size,
             num_layers=config.blocks,
@@ -35,6 +37,11 @@ class VisionTower(ViT):
             qkv_bias=True,
         )
         self.config = config
+        self.stem = nn.Sequential()
+        for channels, out, stride in zip(
+            (1 + len(config.narrow_windows), *config.stem), config.stem, config.stem_strides, strict=False
+        ):
+            self.stem.extend([nn.Conv3d(channels, out, 3, stride, padding=1), nn.ReLU()])
         for block in self.blocks:
             block.norm_cross_attn = nn.Identity()  # MONAI makes it although there is no cross attention
             block.attn.use_flash_attention = True
@@ -47,16 +54,42 @@ class VisionTower(ViT):
             block.attn.dropout_rate = self.config.dropout if mode else 0.0
         return self
 
-    def forward(self, image_BDHW: torch.Tensor, wanted_N: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def forward(
+        self,
+        image_BDHW: torch.Tensor,
+        wanted_N: torch.Tensor | None = None,
+        organs_BN: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
         """Image in [0, 1], whole patches along each axis -> one (B, N, C) tensor per level, the final norm's last.
 
         Args:
             wanted_N: which tokens of the last level will be used (at evaluation); the others of that level stay zero. All
                 tokens serve as keys and values, so that the wanted ones are the same (tested).
+            organs_BN: which tokens lie in an organ. A model without background tokens needs it: the others stay zero in
+                every level, and nothing attends to them.
         """
         tokens = self._patch_tokens(image_BDHW)
         grid = tuple(n // p for n, p in zip(image_BDHW.shape[1:], self.config.patch_size, strict=True))
         tokens = self.patch_embedding.dropout(tokens + self.position_embedding(grid))
+        if self.config.background_tokens:
+            return self._levels(tokens, wanted_N)
+        if organs_BN is None:
+            raise ValueError("a model without background tokens needs organs_BN")
+        cases = [self._of_organs(*case, wanted_N) for case in zip(tokens, organs_BN, strict=True)]
+        return [torch.stack(level) for level in zip(*cases, strict=True)]
+
+    def _of_organs(
+        self, tokens_NC: torch.Tensor, organs_N: torch.Tensor, wanted_N: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """The levels of one case, each (N, C), from its tokens inside organs; cases differ in how many they have."""
+        kept = organs_N.nonzero().squeeze(1)
+        if not len(kept):
+            kept = kept.new_zeros(1)  # a case without an organ keeps the graph: DDP wants a gradient of each parameter
+        levels = self._levels(tokens_NC[kept][None], None if wanted_N is None else wanted_N[kept])
+        empty = torch.zeros_like(tokens_NC, dtype=levels[0].dtype)
+        return [empty.index_copy(0, kept, level[0].to(empty.dtype)) for level in levels]
+
+    def _levels(self, tokens: torch.Tensor, wanted_N: torch.Tensor | None) -> list[torch.Tensor]:
         levels = []
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
@@ -83,11 +116,14 @@ class VisionTower(ViT):
         return out
 
     def _patch_tokens(self, image_BDHW: torch.Tensor) -> torch.Tensor:
-        """Conv3d with stride = kernel, as one matrix product."""
+        """Windows as channels, the stem, then Conv3d with stride = kernel, as one matrix product."""
+        image = image_BDHW[:, None]
+        narrow = [((image - low) / (high - low)).clamp(0, 1) for low, high in self.config.narrow_windows]
+        image = self.stem(torch.cat([image, *narrow], dim=1) if narrow else image)
         conv = self.patch_embedding.patch_embeddings
-        (b, *size), patch = image_BDHW.shape, self.config.patch_size
+        (b, c, *size), patch = image.shape, conv.kernel_size
         d, h, w = (n // p for n, p in zip(size, patch, strict=True))
-        patches = image_BDHW.reshape(b, d, patch[0], h, patch[1], w, patch[2]).permute(0, 1, 3, 5, 2, 4, 6)
+        patches = image.reshape(b, c, d, patch[0], h, patch[1], w, patch[2]).permute(0, 2, 4, 6, 1, 3, 5, 7)
         return F.linear(patches.reshape(b, d * h * w, -1), conv.weight.flatten(1), conv.bias)
 
     def position_embedding(self, grid: Sequence[int]) -> torch.Tensor:

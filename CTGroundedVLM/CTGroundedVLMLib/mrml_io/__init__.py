@@ -8,7 +8,7 @@ the scene to the worker (``checks``: what is refused); ``show``: an analysis int
 from .case_source import MrmlCaseSource
 from .citations import citation_position, find_citation
 from .geometry import voxel_position
-from .nodes import AnalysisNodes, find_analyses, remove_analysis
+from .nodes import AnalysisNodes, find_analyses, is_input, remove_analysis
 from .records import SavedResult
 from .segments import (
     SegmentMatch,
@@ -18,7 +18,7 @@ from .segments import (
     match_segments,
     segment_ids_of,
 )
-from .show import add_heatmap, add_heatmap_steps, restore_result, show_result, show_steps
+from .show import add_heatmap, add_heatmap_steps, restore_result, restore_steps, show_result, show_steps
 
 __all__ = [
     "AnalysisNodes",
@@ -33,9 +33,11 @@ __all__ = [
     "clear_match",
     "find_analyses",
     "find_citation",
+    "is_input",
     "match_segments",
     "remove_analysis",
     "restore_result",
+    "restore_steps",
     "segment_ids_of",
     "show_result",
     "show_steps",

@@ -7,7 +7,7 @@ instant; it is made anew when its segment was edited. Surfaces are not saved wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 import numpy as np
 import slicer
@@ -19,17 +19,18 @@ from .display_colours import Evidence, evidence_colours, evidence_range, probabi
 from .display_former import forget, remember, remembered
 from .display_heatmap import evidence_limit, ras_to_ijk
 from .display_legend import add_legend, hide_legends, remove_legends
-from .display_segment_surface import segment_surface
+from .display_segment_surface import segment_surface_steps
 from .steps import finished
 
 _SEGMENT, _SEGMENTATION, _MADE_OF = "CTGroundedVLM.Segment", "CTGroundedVLM.Segmentation", "CTGroundedVLM.MadeOf"
 _KEY = "Surfaces"
 _EVIDENCE = "evidence"
 _DEPTHS_MM = np.arange(1.0, 21.0, 2.0)  # below the surface, where evidence is looked for
+_POINTS = 4_000  # of a surface, whose evidence is looked up at a time: a few ms
 
 
 Models = list[slicer.vtkMRMLModelNode]
-Look = Callable[[str, slicer.vtkMRMLModelNode], None]  # segment id and its model: gives the model its colours
+Look = Callable[[str, slicer.vtkMRMLModelNode], Iterator[None]]  # segment id, its model: gives it its colours in steps
 
 
 def show_surfaces(
@@ -60,12 +61,12 @@ def surface_steps(
     probabilities: Mapping[str, float | None] | None = None,
     title: str = "Probability",
 ) -> Generator[None, None, Models]:
-    """``show_surfaces`` in steps: hides the former ones first, and yields after each surface; a legend comes last.
+    """``show_surfaces`` in steps of a few milliseconds: hides the former ones first; a legend comes last.
 
     It may be given up after any step. What left the scene between two steps is passed over.
     """
 
-    def look(segment_id: str, model: slicer.vtkMRMLModelNode) -> None:
+    def look(segment_id: str, model: slicer.vtkMRMLModelNode) -> Iterator[None]:
         display = model.GetDisplayNode()
         display.SetScalarVisibility(False)
         if probabilities is None:
@@ -74,6 +75,7 @@ def surface_steps(
             display.SetColor(probability_colour(probabilities.get(segment_id)))
             display.SetAndObserveColorNodeID(probability_colours(model.GetScene()).GetID())
             _set_range(display, (0.0, 1.0))
+        yield
 
     models = yield from _shown_one_by_one(segmentation_node, segment_ids, look)
     if probabilities is not None and models:
@@ -112,9 +114,11 @@ def evidence_steps(
     low_high = evidence_range(evidence, evidence_limit(heatmap_node, evidence))
     scene = heatmap_node.GetScene()
 
-    def look(segment_id: str, model: slicer.vtkMRMLModelNode) -> None:
-        _put_evidence(model, heatmap_node, evidence)
+    def look(segment_id: str, model: slicer.vtkMRMLModelNode) -> Iterator[None]:
+        yield from _evidence_put(model, heatmap_node, evidence)
         display = model.GetDisplayNode()
+        if display is None or not is_there():
+            return
         display.SetActiveScalar(_EVIDENCE, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetAndObserveColorNodeID(evidence_colours(model.GetScene(), evidence, opaque=True).GetID())
         _set_range(display, low_high)
@@ -139,16 +143,29 @@ def _shown_one_by_one(
     scene = segmentation_node.GetScene() if segmentation_node is not None else None
     if scene is None:
         return []
+
+    def is_there(segment_id: str) -> bool:
+        if segmentation_node.GetScene() is not scene or not is_wanted():
+            return False
+        return segmentation_node.GetSegmentation().GetSegment(segment_id) is not None
+
     hide_surfaces(scene)
     yield
     models = []
     for segment_id in dict.fromkeys(segment_ids):
-        if segmentation_node.GetScene() is not scene or not is_wanted():
-            break
-        if segmentation_node.GetSegmentation().GetSegment(segment_id) is None:
+        if not is_there(segment_id):
             continue
-        model = _surface(segmentation_node, segment_id)
-        look(segment_id, model)
+        model = _kept_model(segmentation_node, segment_id)
+        if model is None:
+            made_of = _version(segmentation_node, segment_id)
+            surface = yield from segment_surface_steps(segmentation_node, segment_id)
+            yield
+            if not is_there(segment_id):
+                continue
+            model = _new_model(segmentation_node, segment_id, surface, made_of)
+        yield from look(segment_id, model)
+        if not is_there(segment_id) or model.GetScene() is not scene:
+            continue
         _cover(segmentation_node, segment_id)
         model.GetDisplayNode().SetVisibility(True)
         models.append(model)
@@ -219,8 +236,8 @@ def _uncover(segmentation_node) -> None:
         forget(display, _KEY)
 
 
-def _surface(segmentation_node, segment_id: str) -> slicer.vtkMRMLModelNode:
-    """The segment's model: the one in the scene if it still fits the segment, else a new one."""
+def _kept_model(segmentation_node, segment_id: str) -> slicer.vtkMRMLModelNode | None:
+    """The segment's model in the scene; one that no longer fits the segment is removed, and None returned."""
     made_of = _version(segmentation_node, segment_id)
     for model in _surfaces(segmentation_node.GetScene()):
         if model.GetAttribute(_SEGMENT) == segment_id and model.GetNodeReference(_SEGMENTATION) is segmentation_node:
@@ -228,7 +245,7 @@ def _surface(segmentation_node, segment_id: str) -> slicer.vtkMRMLModelNode:
                 model.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
                 return model
             _remove(model)
-    return _new_model(segmentation_node, segment_id, made_of)
+    return None
 
 
 def _version(segmentation_node, segment_id: str) -> str:
@@ -238,8 +255,7 @@ def _version(segmentation_node, segment_id: str) -> str:
     return str(source.GetMTime()) if source is not None else ""
 
 
-def _new_model(segmentation_node, segment_id: str, made_of: str) -> slicer.vtkMRMLModelNode:
-    surface = segment_surface(segmentation_node, segment_id)
+def _new_model(segmentation_node, segment_id: str, surface: vtk.vtkPolyData, made_of: str) -> slicer.vtkMRMLModelNode:
     name = segmentation_node.GetSegmentation().GetSegment(segment_id).GetName()
     scene = segmentation_node.GetScene()
     model = slicer.vtkMRMLModelNode()
@@ -265,25 +281,36 @@ def _set_range(display, low_high: tuple[float, float]) -> None:
     display.SetScalarRange(*low_high)
 
 
-def _put_evidence(model, heatmap_node, evidence: Evidence) -> None:
+def _evidence_put(model, heatmap_node, evidence: Evidence) -> Iterator[None]:
     """Add the point array: for each point, the strongest value of the wanted sign below it; 0 outside the heatmap."""
     surface = model.GetPolyData()
     if surface.GetNumberOfPoints() == 0:
         return
-    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
-    inward = -vtk_to_numpy(surface.GetPointData().GetNormals()).astype(np.float64)
+    points = vtk_to_numpy(surface.GetPoints().GetData())
+    normals = vtk_to_numpy(surface.GetPointData().GetNormals())
     to_ijk = ras_to_ijk(heatmap_node, model)
-    start, direction = points @ to_ijk[:3, :3].T + to_ijk[:3, 3], inward @ to_ijk[:3, :3].T
-    values_kji = slicer.util.arrayFromVolume(heatmap_node)
+    values_kji = slicer.util.arrayFromVolume(heatmap_node)  # keeps its memory, should the node go meanwhile
     strongest = np.zeros(len(points), np.float32)
-    for depth in _DEPTHS_MM:
-        found = np.nan_to_num(_nearest(values_kji, start + depth * direction))
-        found = {"for": np.maximum(found, 0), "against": np.minimum(found, 0), "both": found}[evidence]
-        np.copyto(strongest, found, where=np.abs(found) > np.abs(strongest))
+    for first in range(0, len(points), _POINTS):
+        some = slice(first, first + _POINTS)
+        start = points[some].astype(np.float64) @ to_ijk[:3, :3].T + to_ijk[:3, 3]
+        inward = -normals[some].astype(np.float64) @ to_ijk[:3, :3].T
+        strongest[some] = _strongest_below(values_kji, start, inward, evidence)
+        yield
     array = numpy_to_vtk(strongest, deep=True)
     array.SetName(_EVIDENCE)
     surface.GetPointData().AddArray(array)
     model.SetAndObservePolyData(surface)
+
+
+def _strongest_below(values_kji: np.ndarray, start: np.ndarray, inward: np.ndarray, evidence: Evidence) -> np.ndarray:
+    """(N,) for places ``start`` and directions per mm ``inward``, both (N, 3) in voxels."""
+    strongest = np.zeros(len(start), np.float32)
+    for depth in _DEPTHS_MM:
+        found = np.nan_to_num(_nearest(values_kji, start + depth * inward))
+        found = {"for": np.maximum(found, 0), "against": np.minimum(found, 0), "both": found}[evidence]
+        np.copyto(strongest, found, where=np.abs(found) > np.abs(strongest))
+    return strongest
 
 
 def _nearest(values_kji: np.ndarray, places_ijk: np.ndarray) -> np.ndarray:

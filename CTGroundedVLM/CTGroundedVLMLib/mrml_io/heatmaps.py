@@ -76,7 +76,12 @@ class HeatmapImage:
 
 def key_of(node: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, str, str]:
     """Organ, finding and source of a heatmap's node."""
-    return tuple(node.GetAttribute(ATTRIBUTE + name) or "" for name in ("Organ", "Finding", "Source"))
+    return tuple(value or "" for value in key_attributes(node))
+
+
+def key_attributes(node: slicer.vtkMRMLNode) -> tuple[str | None, ...]:
+    """As ``key_of``, but None for what the node lacks: any other node lacks all."""
+    return tuple(node.GetAttribute(ATTRIBUTE + name) for name in ("Organ", "Finding", "Source"))
 
 
 def read_heatmap_node(node: slicer.vtkMRMLScalarVolumeNode) -> Heatmap | None:

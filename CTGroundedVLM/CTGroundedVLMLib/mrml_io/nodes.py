@@ -13,12 +13,15 @@ import slicer
 import slicer.util
 
 from . import display, scene_edit
-from .heatmaps import ATTRIBUTE, key_of
+from .heatmaps import ATTRIBUTE, key_attributes, key_of
 
 ANALYSIS = ATTRIBUTE + "Analysis"
 # Roles of references from a record. It refers to itself as its "Record", which a copy of it does not.
 _NAMES = "Record", "CT", "Segmentation", "Findings", "Organs", "Report", "Heatmap"
 REFERENCE = {name: ATTRIBUTE + name for name in _NAMES}
+RECORD = (
+    ATTRIBUTE + "Links"
+)  # attribute of a record from the moment when it is added; scenes of earlier versions lack it
 
 
 @dataclass
@@ -47,6 +50,16 @@ def find_analyses(scene: slicer.vtkMRMLScene) -> list[AnalysisNodes]:
     """The analyses in the scene, in the order in which they were added; copies that the user made of records do not count."""
     records = slicer.util.getNodesByClass("vtkMRMLTextNode", scene)
     return [nodes_of(record) for record in records if record.GetNodeReference(REFERENCE["Record"]) is record]
+
+
+def is_input(node: slicer.vtkMRMLNode) -> bool:
+    """Whether a volume or text node can be what is analysed: it is no heatmap and no record, nor a copy of one.
+
+    The report that an analysis made of a text without a node is one: it can be analysed again.
+    """
+    if node.IsA("vtkMRMLTextNode"):
+        return node.GetAttribute(RECORD) is None and not node.GetNodeReferenceID(REFERENCE["Record"])
+    return None in key_attributes(node)
 
 
 def nodes_of(record: slicer.vtkMRMLTextNode) -> AnalysisNodes:

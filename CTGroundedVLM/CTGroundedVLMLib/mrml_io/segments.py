@@ -43,14 +43,15 @@ class Layer:
 def match_segments(segmentation_node: slicer.vtkMRMLSegmentationNode) -> list[SegmentMatch]:
     """The class of every segment, in the node's order: the user's choice, else by terminology code, else by name."""
     segmentation = segmentation_node.GetSegmentation()
-    return [_match(segment_id, segmentation.GetSegment(segment_id)) for segment_id in _segment_ids(segmentation)]
+    known = frozenset(anatomy.label_names().values())
+    return [_match(segment_id, segmentation.GetSegment(segment_id), known) for segment_id in _segment_ids(segmentation)]
 
 
-def _match(segment_id: str, segment: slicer.vtkSegment) -> SegmentMatch:
+def _match(segment_id: str, segment: slicer.vtkSegment, known: frozenset[str]) -> SegmentMatch:
     name = segment.GetName() or segment_id
     chosen = _tag(segment, CHOICE_TAG)
     # a choice that a later version of the registry no longer knows is no choice
-    if chosen == _LEFT_OUT or chosen in anatomy.label_names().values():
+    if chosen == _LEFT_OUT or chosen in known:
         return SegmentMatch(segment_id, name, None if chosen == _LEFT_OUT else chosen, "chosen")
     codes = parse_terminology(f"TerminologyEntry:{_tag(segment, 'TerminologyEntry')}")
     if codes[1] and (by_code := anatomy.match_terminology(*codes)):

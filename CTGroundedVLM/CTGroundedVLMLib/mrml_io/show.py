@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Generator
 
@@ -15,6 +16,7 @@ from .checks import check_in_scene
 from .heatmaps import HeatmapImage, key_of, read_heatmap_node
 from .nodes import (
     ANALYSIS,
+    RECORD,
     REFERENCE,
     AnalysisNodes,
     find_analyses,
@@ -93,7 +95,7 @@ def _add_all(
         if report is None and result.report.text.strip():
             report = _add_text(scene, made, f"{name} report", result.report.text)
             yield 1.0
-        record = _add_text(scene, made, f"{name} links", text)
+        record = _add_text(scene, made, f"{name} links", text, RECORD)
         heatmaps = []
         for image in images:
             yield 1.0
@@ -174,10 +176,10 @@ def add_heatmap_steps(
     _check_fits(heatmap.shape_kji, scene, nodes.volume)
     image = yield from _filled(heatmap, 0, 1)
     check_in_scene(nodes.links_text, scene, "The record")
-    content = _content(nodes.links_text)
+    content = yield from _content_steps(nodes.links_text)
     yield 1.0
     records.add_entries(content, records.heatmap_entry(heatmap, image.low, image.high), score, comparison)
-    text = records.dump(content)
+    text = yield from records.dump_steps(content)
     yield 1.0
     scores = None
     if score is not None:
@@ -219,13 +221,22 @@ def restore_result(nodes: AnalysisNodes) -> records.SavedResult:
     Raises:
         InputError: the record was edited by hand, or written by a later version.
     """
+    return finished(restore_steps(nodes))
+
+
+def restore_steps(nodes: AnalysisNodes) -> Generator[float, None, records.SavedResult]:
+    """``restore_result`` in steps of a few milliseconds; raises InputError also where the record leaves the scene."""
+    scene, what = nodes.links_text.GetScene(), f"The text node {nodes.links_text.GetName()}"
+    content = yield from _content_steps(nodes.links_text)
+    saved = yield from records.read_steps(content, what)
+    yield 1.0
+    check_in_scene(nodes.links_text, scene, "The record")
     heatmaps = (read_heatmap_node(node) for node in heatmap_nodes(nodes.links_text))
-    content = _content(nodes.links_text)
-    return records.read_saved(content, tuple(h for h in heatmaps if h), f"The text node {nodes.links_text.GetName()}")
+    return dataclasses.replace(saved, heatmaps=tuple(heatmap for heatmap in heatmaps if heatmap))
 
 
-def _content(record: slicer.vtkMRMLTextNode) -> dict:
-    return records.load(record.GetText() or "", f"The text node {record.GetName()}")
+def _content_steps(record: slicer.vtkMRMLTextNode) -> Generator[float, None, dict]:
+    return (yield from records.load_steps(record.GetText() or "", f"The text node {record.GetName()}"))
 
 
 def _filled(heatmap: Heatmap, number: int, total: int) -> Generator[float, None, HeatmapImage]:
@@ -241,10 +252,17 @@ def _add(scene: slicer.vtkMRMLScene, made: list, class_name: str, name: str) -> 
     return node
 
 
-def _add_text(scene: slicer.vtkMRMLScene, made: list, name: str, text: str) -> slicer.vtkMRMLTextNode:
-    node = _add(scene, made, "vtkMRMLTextNode", name)
+def _add_text(
+    scene: slicer.vtkMRMLScene, made: list, name: str, text: str, mark: str | None = None
+) -> slicer.vtkMRMLTextNode:
+    node = slicer.vtkMRMLTextNode()
+    node.SetName(scene_edit.vtk_text(name))
     node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeAlways)  # else it is not saved
     node.SetText(scene_edit.vtk_text(text))
+    if mark is not None:
+        node.SetAttribute(mark, "1")
+    scene.AddNode(node)
+    made.append(node)
     return node
 
 

@@ -176,9 +176,13 @@ class ModelPicker:
 
 
 def _license_text(model: ModelInfo) -> str:
+    """What stands below the picker: of a bundled model also that it is one, and its card where that says more."""
     if not model.trained:
         return ""
-    return _("Licence: {licence}").format(licence=model.license or _("none is stated"))
+    licence = _("Licence: {licence}").format(licence=model.license or _("none is stated"))
+    bundled = _("Bundled with the software.") if model.kind == "bundled" else ""
+    card = model.card if model.card != model.notice else ""
+    return " ".join(part for part in (bundled, card, licence) if part)
 
 
 def _known_folders() -> list[ModelInfo]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from ..errors import CTGroundedVLMError
-from ..mrml_io import AnalysisNodes, find_analyses, restore_result
+from ..mrml_io import AnalysisNodes, SavedResult, find_analyses, is_input, restore_steps
 from ..process_qt import QProcessRunner
 from ..types import AnalysisResult
 from .device_box import DeviceBox
 from .errors import show_error, shown_errors
+from .input_nodes import InputNodes
 from .model_picker import ModelPicker
 from .report_input import ReportInput
 from .results_panel import ResultsPanel
@@ -23,6 +26,8 @@ from .run_progress import RunProgress
 from .segmenting import has_extension, segment_by_extension
 
 WARM_UP_MS = 1500  # after the last input was chosen
+# what a click on Analyze needs, imported one by one between other events: all at once they would stall it
+PRELOADED = ("dependencies", "models_admin", "analysis_job", "worker_client", "widget.scene_analysis", "export")
 
 
 class Panel:
@@ -33,6 +38,8 @@ class Panel:
         self._parameters: Any = None
         self._shown: tuple[Any, ...] = ()
         self._starting = self.warmed_up = False
+        self._restoring: Iterator[float] | None = None
+        self._input_nodes = InputNodes(scene, (ui.inputVolumeSelector, ui.reportTextSelector))
         self.progress = RunProgress(ui.progressWidget, ui.progressBar, ui.stageLabel, ui.logTextEdit)
         self.models = ModelPicker(
             ui.modelComboBox,
@@ -59,6 +66,13 @@ class Panel:
         self._warm_up.setSingleShot(True)
         self._warm_up.setInterval(WARM_UP_MS)
         self._warm_up.connect("timeout()", self._start_worker)
+        self._preload(iter(PRELOADED))
+
+    def _preload(self, names: Iterator[str]) -> None:
+        name = next(names, None)
+        if name is not None:
+            qt.QTimer.singleShot(0, lambda: self._preload(names))
+            importlib.import_module(f"{__package__.rpartition('.')[0]}.{name}")
 
     def _connect(self) -> None:
         ui = self.ui
@@ -87,9 +101,8 @@ class Panel:
         parameters = self._parameters
         if parameters.inputVolume is None:
             volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", self._scene)
-            own = {node for nodes in find_analyses(self._scene) for node in nodes.heatmaps.values()}
-            others = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and node not in own]
-            parameters.inputVolume = others[0] if others else None
+            cts = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and is_input(node)]
+            parameters.inputVolume = cts[0] if cts else None
         if parameters.inputSegmentation is None:
             parameters.inputSegmentation = self._scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
         if not parameters.model and self.models.chosen is not None:
@@ -112,19 +125,31 @@ class Panel:
         self.update_buttons()
 
     def show_saved_analysis(self) -> None:
-        """Show the scene's analysis (of the chosen CT, if there is one of it) where none is shown."""
+        """Show the scene's analysis (of the chosen CT, if there is one of it) where none is shown; step by step."""
         if self.results.result is not None or self._logic.busy:
             return
         analyses = find_analyses(self._scene)
         analyses.sort(key=lambda nodes: nodes.volume is self._parameters.inputVolume)
-        if not analyses:
+        if analyses:
+            self._restoring = steps = restore_steps(analyses[-1])
+            self._restore(steps, analyses[-1])
+
+    def _restore(self, steps: Iterator[float], nodes: AnalysisNodes) -> None:
+        """One step; they end where another analysis was begun or shown, or the scene closed, meanwhile."""
+        if steps is not self._restoring or self.results.result is not None or self._logic.busy:
             return
         try:
-            result = restore_result(analyses[-1])
+            next(steps)
+        except StopIteration as end:
+            self._restoring = None
+            saved: SavedResult = end.value
+            self._show(saved, nodes, can_ask=False)
+            return
         except CTGroundedVLMError as error:
+            self._restoring = None
             self.progress.log(str(error))
             return
-        self._show(result, analyses[-1], can_ask=False)
+        qt.QTimer.singleShot(0, lambda: self._restore(steps, nodes))
 
     # ---------------------------------------------------------------- run
 
@@ -239,7 +264,7 @@ class Panel:
         if self._parameters is not None:
             self.devices.set_devices(devices, self._parameters.device)
 
-    def _show(self, result: AnalysisResult, nodes: AnalysisNodes, *, can_ask: bool) -> None:
+    def _show(self, result: AnalysisResult | SavedResult, nodes: AnalysisNodes, *, can_ask: bool) -> None:
         self.results.show(result, nodes, can_ask=can_ask)
         self.ui.resultsCollapsibleButton.collapsed = False
 
@@ -300,6 +325,7 @@ class Panel:
         """End what runs, and let go of the nodes."""
         if self._logic.busy:
             self._logic.analysis.cancel()
+        self._restoring = None
         self.results.clear(scene_is_closing=True)
         self.results.show_segmentation(None)
         self.report.forget()
@@ -307,6 +333,8 @@ class Panel:
     def close(self) -> None:
         """The panel is destroyed."""
         self._warm_up.stop()
+        self._restoring = None
+        self._input_nodes.close()
         self.models.close()
         self.report.forget()
         self.results.clear()

@@ -5,22 +5,24 @@ Qt counts positions in UTF-16 units, a report's sentences in characters.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..anatomy import segment_classes
-from ..types import Sentence, SentenceLink
+from ..types import Citation, Sentence, SentenceLink
 
 # what QTextDocument reads as a break of a block or would swallow, and lone surrogates, which no text widget can show
 _REPLACED = re.compile(r"[\r\ufdd0\ufdd1\u2029\x00]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_STOP = re.compile(r"[\u3002\uff0e\uff01\uff1f](?![\u3002\uff0e\uff01\uff1f])")  # ends a sentence of East Asian writing
 
 
 @dataclass(frozen=True)
 class Span:
-    """A clickable part of the text, [start, end) in UTF-16 units.
+    """A clickable part of the text, [start, end) in the units of who asked for it.
 
     ``target``: "sentence:N" or "citation:N:M". ``segment``: class name whose colour it takes, None without a segment of
     this CT. ``tip``: what is shown when the mouse rests there.
@@ -38,26 +40,39 @@ def display_text(text: str) -> str:
     return _SURROGATES.sub("\ufffd", _REPLACED.sub(" ", text))
 
 
-def broken_text(text: str, longest: int) -> str:
-    """``text`` with breaks in place of spaces where a line is longer than ``longest``: no offset moves.
+class ShownText:
+    """A report as a text widget shows it: long lines are broken, for Qt lays a whole line out at every change of it.
 
-    Text widgets lay a whole line out at every change of it, which takes minutes for a megabyte. Where a sentence ends is the
-    best place; a line without spaces stays.
+    ``text``: what is shown. A break takes the place of a space, best after a sentence, so that nothing moves; a line
+    without spaces (a language that has none) gets further characters, whose places ``position`` allows for.
     """
-    return "\n".join(_broken_line(line, longest) for line in text.split("\n"))
 
+    def __init__(self, text: str, longest: int) -> None:
+        self._inserted: list[int] = []  # characters of the report before which a break was put in
+        lines, start = [], 0
+        for line in text.split("\n"):
+            lines.append(self._broken(line, start, longest))
+            start += len(line) + 1
+        self.text = "\n".join(lines)
 
-def _broken_line(line: str, longest: int) -> str:
-    pieces, start = [], 0
-    while len(line) - start > longest:
-        at = line.rfind(". ", start + longest // 2, start + longest) + 1 or line.rfind(" ", start, start + longest)
-        if at <= start:
-            at = line.find(" ", start + longest)
-        if at < 0:
-            break
-        pieces.append(line[start:at])
-        start = at + 1
-    return "\n".join([*pieces, line[start:]])
+    def position(self, character: int) -> int:
+        """Where a character of the report stands in ``text``."""
+        return character + bisect.bisect_right(self._inserted, character)
+
+    def _broken(self, line: str, offset: int, longest: int) -> str:
+        pieces, start = [], 0
+        while len(line) - start > longest:
+            at = line.rfind(". ", start + longest // 2, start + longest) + 1 or line.rfind(" ", start, start + longest)
+            if at > start:
+                pieces.append(line[start:at])
+                start = at + 1
+                continue
+            stop = _STOP.search(line, start + longest // 2, start + longest)
+            at = stop.end() if stop else start + longest
+            pieces.append(line[start:at])
+            self._inserted.append(offset + at)
+            start = at
+        return "\n".join([*pieces, line[start:]])
 
 
 @functools.cache
@@ -78,23 +93,28 @@ def utf16_length(text: str) -> int:
 
 
 def sentence_spans(
-    number: int, sentence: Sentence, link: SentenceLink | None, unit_of: Callable[[int], int]
+    number: int, sentence: Sentence, link: SentenceLink | None, position: Callable[[int], int]
 ) -> list[Span]:
     """The span of a sentence that is linked or names a finding, then those of its citations, which are drawn over it.
 
     Args:
-        unit_of: the position in UTF-16 units of a character of the report.
+        position: where a character of the report is shown.
     """
     if link is None and not sentence.findings and not sentence.citations:
         return []
     segment = link.segments[0] if link and link.segments else None
     tip = "\n".join(sentence_details(sentence, link))
-    spans = [Span(unit_of(sentence.start), unit_of(sentence.end), f"sentence:{number}", segment, tip)]
+    spans = [Span(*extent(sentence, position), f"sentence:{number}", segment, tip)]
     for index, citation in enumerate(sentence.citations):
         tip = f"Go to image {citation.image}" + (f" of series {citation.series}" if citation.series else "")
-        place = unit_of(citation.start), unit_of(citation.end)
-        spans.append(Span(*place, f"citation:{number}:{index}", segment, tip))
+        spans.append(Span(*extent(citation, position), f"citation:{number}:{index}", segment, tip))
     return spans
+
+
+def extent(part: Sentence | Citation, position: Callable[[int], int]) -> tuple[int, int]:
+    """Where a part of the report is shown: up to behind its last character, before a break that was put in there."""
+    start = position(part.start)
+    return start, position(part.end - 1) + 1 if part.end > part.start else start
 
 
 def sentence_details(sentence: Sentence, link: SentenceLink | None) -> list[str]:

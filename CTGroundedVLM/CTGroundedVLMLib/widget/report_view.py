@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import bisect
+from collections.abc import Callable, Iterable, Iterator
 
 import qt
 
 from ..types import Report, SentenceLink
-from .report_spans import Span, broken_text, display_text, sentence_spans, utf16_length
+from .report_spans import ShownText, Span, display_text, extent, sentence_spans, utf16_length
 
 Colour = tuple[int, int, int]
 ColourOf = Callable[[str], Colour | None]
-PIECE = (
-    5_000  # characters, in whole sentences, that are laid out at a time: a megabyte at once would stop the application
-)
+Part = tuple[int, int, int]  # of a sentence: its number, first character, behind the last one
+PIECE = 5_000  # characters that are laid out or painted at a time: a megabyte at once would stop the application
+SENTENCES = 50  # that are painted at a time
 LONGEST_LINE = 2_000  # characters; longer ones are broken: Qt lays a whole line out at every change of it
 PALE, STRONG = 70, 190  # opacity (0..255) of a sentence's background: as it is, and selected
 GREY: Colour = (128, 128, 128)
 
 
 class ReportView:
-    """Shows one report. ``on_sentence(index)`` and ``on_citation(sentence, index)`` are called on a click."""
+    """Shows one report. ``on_sentence(index)`` and ``on_citation(sentence, index)`` are called on a click.
+
+    Positions are counted in characters of the shown text; Qt's, in UTF-16 units, are found at the last moment.
+    """
 
     def __init__(
         self, browser: qt.QTextBrowser, on_sentence: Callable[[int], None], on_citation: Callable[[int, int], None]
     ) -> None:
         self._browser, self._on_sentence, self._on_citation = browser, on_sentence, on_citation
-        self._report = Report("")
-        self._links: dict[int, SentenceLink] = {}
-        self._colour_of: ColourOf = {}.get
-        self._spans: dict[int, list[Span]] = {}  # by sentence, as far as they are laid out
-        self._marked: frozenset[int] = frozenset()
-        self._text, self._characters, self._units, self._next = "", 0, 0, 0
-        self._generation = 0
+        self._take(Report(""), (), {}.get)
         browser.connect("anchorClicked(QUrl)", self._on_anchor)
+
+    def _take(self, report: Report, links: Iterable[SentenceLink], colour_of: ColourOf) -> None:
+        self._report, self._links, self._colour_of = report, {link.sentence: link for link in links}, colour_of
+        self._text = ShownText(display_text(report.text), LONGEST_LINE)
+        self._ends = [sentence.end for sentence in report.sentences]
+        self._pieces = [(0, 0)]  # characters and units where each piece of the text begins, and the next one will
+        self._marked: frozenset[int] = frozenset()
+        self._painted: set[int] = set()  # the sentences that look selected
+        self._unfinished: set[int] = set()  # those of which only a part was painted
+        self._steps: Iterator[None] = iter(())
 
     @property
     def marked(self) -> frozenset[int]:
@@ -46,69 +54,135 @@ class ReportView:
 
     def show(self, report: Report, links: Iterable[SentenceLink], colour_of: ColourOf) -> None:
         """Show a report. ``colour_of``: class name -> the segment's colour (0..255), None where there is none."""
-        self._generation += 1  # a piece of the former report that a timer still holds is dropped
-        self._report, self._links, self._colour_of = report, {link.sentence: link for link in links}, colour_of
-        self._text, self._characters = broken_text(display_text(report.text), LONGEST_LINE), 0
-        self._units, self._next = 0, 0
-        self._spans, self._marked = {}, frozenset()
+        self._take(report, links, colour_of)
         self._browser.clear()
-        self._insert_piece(self._generation)
+        self._run(self._all_steps())
 
-    def _insert_piece(self, generation: int) -> None:
-        if generation != self._generation:
+    def mark(self, sentences: Iterable[int]) -> None:
+        """Select these sentences, and no others; the first one is scrolled into view."""
+        self._marked = frozenset(sentences)
+        self._run(self._all_steps())
+        first = min(self._marked, default=None)
+        if first is not None and self._extent(first)[0] < self._shown_until:
+            cursor = self._browser.textCursor()
+            cursor.setPosition(self._unit(self._extent(first)[0]))
+            self._browser.setTextCursor(cursor)
+            self._browser.ensureCursorVisible()
+
+    # ---------------------------------------------------------------- step by step
+
+    def _run(self, steps: Iterator[None]) -> None:
+        self._steps = steps  # those of a former report or selection are dropped
+        self._next(steps)
+
+    def _next(self, steps: Iterator[None]) -> None:
+        if steps is not self._steps:
             return
-        first, start = self._next, self._characters
-        sentences = self._report.sentences
-        while self._next < len(sentences) and self._characters - start < PIECE:
-            self._characters = sentences[self._next].end
-            self._next += 1
-        if self._next == len(sentences):
-            self._characters = len(self._text)
-        piece, base = self._text[start : self._characters], self._units
-        self._units += utf16_length(piece)
+        try:
+            next(steps)
+        except StopIteration:
+            return
+        qt.QTimer.singleShot(0, lambda: self._next(steps))
+
+    def _all_steps(self) -> Iterator[None]:
+        """What is shown already is painted anew where its selection changed; then the rest of the text comes."""
+        for parts in self._groups(sorted((self._painted ^ self._marked) | self._unfinished)):
+            cursor = self._browser.textCursor()
+            cursor.beginEditBlock()
+            for part in parts:
+                self._paint(cursor, part)
+            cursor.endEditBlock()
+            yield
+        while self._shown_until < len(self._text.text):
+            self._insert_piece()
+            yield
+
+    @property
+    def _shown_until(self) -> int:
+        return self._pieces[-1][0]
+
+    def _groups(self, sentences: Iterable[int]) -> Iterator[list[Part]]:
+        """Parts that are painted together. They lie close together: Qt lays out anew all that lies between them."""
+        group: list[Part] = []
+        for part in self._parts(sentences):
+            if group and (len(group) == SENTENCES or part[2] - group[0][1] > PIECE):
+                yield group
+                group = []
+            group.append(part)
+        if group:
+            yield group
+
+    def _parts(self, sentences: Iterable[int]) -> Iterator[Part]:
+        for number in sentences:
+            start, end = self._extent(number)
+            for low in range(start, min(end, self._shown_until), PIECE):
+                yield number, low, min(low + PIECE, end, self._shown_until)
+
+    def _insert_piece(self) -> None:
+        start, units = self._pieces[-1]
+        end, numbers = self._next_piece(start)
+        piece = self._text.text[start:end]
+        self._pieces.append((end, units + utf16_length(piece)))
         cursor = self._browser.textCursor()
         cursor.movePosition(qt.QTextCursor.End)
         cursor.beginEditBlock()
         cursor.insertText(piece, qt.QTextCharFormat())
-        for number in range(first, self._next):
-            self._spans[number] = sentence_spans(
-                number, sentences[number], self._links.get(number), lambda at: base + utf16_length(piece[: at - start])
-            )
-            self._paint(cursor, number)
+        for number in numbers:
+            self._paint(cursor, (number, start, end))
         cursor.endEditBlock()
-        if self._characters < len(self._text):
-            qt.QTimer.singleShot(0, lambda: self._insert_piece(generation))
 
-    def _paint(self, cursor: qt.QTextCursor, sentence: int) -> None:
-        selected = sentence in self._marked
-        for span in self._spans.get(sentence, ()):
-            colour = self._colour_of(span.segment) if span.segment else None
-            opacity = STRONG if selected else PALE if colour else PALE // 2
-            pen = qt.QTextCharFormat()
-            pen.setAnchor(True)
-            pen.setAnchorHref(span.target)
-            pen.setToolTip(span.tip)
-            pen.setFontUnderline(selected or span.target.startswith("citation"))
-            pen.setBackground(qt.QBrush(qt.QColor(*(colour or GREY), opacity)))
-            cursor.setPosition(span.start)
-            cursor.setPosition(span.end, qt.QTextCursor.KeepAnchor)
-            cursor.setCharFormat(pen)
+    def _next_piece(self, start: int) -> tuple[int, range]:
+        """Where the piece that begins at ``start`` ends (behind a line's end), and the sentences that reach into it."""
+        text, sentences = self._text.text, self._report.sentences
+        end = start + PIECE
+        if end < len(text):
+            end = text.rfind("\n", start, end) + 1 or end
+        first = bisect.bisect_right(self._ends, start, key=self._text.position)
+        last = first
+        while last < len(sentences) and (begin := self._text.position(sentences[last].start)) < end:
+            if last - first == SENTENCES:
+                end = begin
+                break
+            last += 1
+        return end, range(first, last)
 
-    def mark(self, sentences: Iterable[int]) -> None:
-        """Select these sentences, and no others; the first one is scrolled into view."""
-        wanted = frozenset(sentences)
-        changed = self._marked ^ wanted
-        self._marked = wanted
-        cursor = self._browser.textCursor()
-        cursor.beginEditBlock()
-        for sentence in changed:
-            self._paint(cursor, sentence)
-        cursor.endEditBlock()
-        first = self._spans.get(min(wanted, default=-1))
-        if first:
-            cursor.setPosition(first[0].start)
-            self._browser.setTextCursor(cursor)
-            self._browser.ensureCursorVisible()
+    # ---------------------------------------------------------------- one sentence
+
+    def _extent(self, number: int) -> tuple[int, int]:
+        return extent(self._report.sentences[number], self._text.position)
+
+    def _unit(self, character: int) -> int:
+        """Qt's position of a character that is shown."""
+        start, units = self._pieces[bisect.bisect_right(self._pieces, (character, 1 << 62)) - 1]
+        return units + utf16_length(self._text.text[start:character])
+
+    def _paint(self, cursor: qt.QTextCursor, part: Part) -> None:
+        """Format a part of a sentence as it is to look now."""
+        number, low, high = part
+        selected = number in self._marked
+        sentence, link = self._report.sentences[number], self._links.get(number)
+        for span in sentence_spans(number, sentence, link, self._text.position):
+            start, end = max(span.start, low), min(span.end, high)
+            if start >= end:
+                continue
+            cursor.setPosition(self._unit(start))
+            cursor.setPosition(self._unit(end), qt.QTextCursor.KeepAnchor)
+            cursor.setCharFormat(self._pen(span, selected))
+        self._unfinished.add(number)
+        if high >= min(self._extent(number)[1], self._shown_until):
+            self._unfinished.discard(number)
+            (self._painted.add if selected else self._painted.discard)(number)
+
+    def _pen(self, span: Span, selected: bool) -> qt.QTextCharFormat:
+        colour = self._colour_of(span.segment) if span.segment else None
+        opacity = STRONG if selected else PALE if colour else PALE // 2
+        pen = qt.QTextCharFormat()
+        pen.setAnchor(True)
+        pen.setAnchorHref(span.target)
+        pen.setToolTip(span.tip)
+        pen.setFontUnderline(selected or span.target.startswith("citation"))
+        pen.setBackground(qt.QBrush(qt.QColor(*(colour or GREY), opacity)))
+        return pen
 
     def _on_anchor(self, url: qt.QUrl) -> None:
         kind, *numbers = url.toString().split(":")

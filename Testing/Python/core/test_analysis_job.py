@@ -5,6 +5,8 @@ import dataclasses
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from CTGroundedVLMLib.errors import InputError, ModelError, OutputError, ReportE
 from CTGroundedVLMLib.exchange import CaseWriter, read_case
 from CTGroundedVLMLib.model.checkpoint import save_checkpoint
 from CTGroundedVLMLib.pipeline import AnalysisOptions, analyze
-from CTGroundedVLMLib.worker_client import WorkerClient, WorkerError
+from CTGroundedVLMLib.worker_client import WorkerClient, WorkerError, worker_environment
+from CTGroundedVLMLib.worker_runner import SubprocessRunner
 
 REPORT = "FINDINGS: No pleural effusion. The heart is enlarged. 肺に結節なし。"
 OPTIONS = {"precision": "fp32", "min_visible": 0.0, "heatmaps": 2, "cache_folder": None}
@@ -34,9 +37,32 @@ def small_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shared_client():
-    """One worker for the tests of this file, unless one of them ends it: starting one takes seconds."""
-    client = WorkerClient()
+def broken_torchvision(tmp_path_factory):
+    """The folder of a torchvision that fails as one does that is not of torch's build."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    (folder / "torchvision").mkdir()
+    (folder / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    info = folder / "torchvision-0.9.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.9.1\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_client(broken_torchvision):
+    """One worker for the tests of this file, unless one of them ends it: starting one takes seconds.
+
+    A broken torchvision lies beside it, as Slicer's PyTorch extension may leave one: no test here may notice.
+    """
+
+    class Beside(SubprocessRunner):
+        def start(self, command, environment, *callbacks):
+            path = os.pathsep.join([str(broken_torchvision), environment["PYTHONPATH"]])
+            super().start(command, dict(environment) | {"PYTHONPATH": path}, *callbacks)
+
+    client = WorkerClient(Beside)
     yield client
     client.close()
 
@@ -443,6 +469,23 @@ def test_the_worker_tells_versions_and_devices_and_leaves_one_core_free(shared_c
     cores = len(os.sched_getaffinity(0))
     assert cpu["name"] == f"CPU, {max(1, cores - 1)} of {os.cpu_count()} cores"
     assert set(outcome.done[0]["versions"]) == {"ctgvlm", "python", "torch"}
+
+
+def test_the_worker_works_beside_a_torchvision_that_cannot_be_imported(shared_client, broken_torchvision):
+    path = os.pathsep.join([str(broken_torchvision), worker_environment()["PYTHONPATH"]])
+    environment = os.environ | worker_environment() | {"PYTHONPATH": path}
+    program = (
+        "import importlib.util as u\nfrom CTGroundedVLMLib import worker\n"
+        "with worker._without_torchvision():\n    print(u.find_spec('torchvision'))\n"
+        "print(u.find_spec('torchvision').origin)\nimport torchvision"
+    )
+    plain = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert plain.stdout.split() == ["None", str(broken_torchvision / "torchvision" / "__init__.py")]
+    assert "operator torchvision::nms does not exist" in plain.stderr
+    outcome = Outcome()
+    shared_client.request("hello", {}, **outcome.callbacks)
+    shared_client.wait()
+    assert (outcome.errors, len(outcome.done)) == ([], 1)
 
 
 def test_a_source_of_arrays_hands_over_what_it_holds(tmp_path):

@@ -4,7 +4,9 @@ SlicerStandIn takes Slicer's place. Its functions have the signatures that Slice
 fails here; installing means that package metadata appear in a folder, which is what the code under test reads.
 """
 
+import contextlib
 import importlib
+import os
 import platform
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import tomllib
 import types
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from packaging.requirements import Requirement
@@ -82,6 +86,8 @@ class ExtensionsManagerStandIn:
 class PyTorchUtilsStandIn:
     """The PyTorch extension's logic; its ``torchInstalled`` imports torch, so it must not be called."""
 
+    constraints_before = ()
+
     def __init__(self, slicer, installs="2.9.1+cpu"):
         self._slicer, self._installs = slicer, installs
 
@@ -89,6 +95,11 @@ class PyTorchUtilsStandIn:
                      torchvisionVersionRequirement=None):  # fmt: skip
         assert not askConfirmation, "the question has been asked"
         self._slicer.events.append(f"torch {torchVersionRequirement}")
+        self._slicer.torchvision = torchvisionVersionRequirement
+        # pip, which light-the-torch runs in a process, splits it so
+        *before, uri = os.environ["PIP_CONSTRAINT"].split()
+        assert before == list(self.constraints_before)
+        self._slicer.torch_constraints = Path(url2pathname(urlsplit(uri).path)).read_text().split()
         if isinstance(self._installs, Exception):
             raise self._installs
         if self._installs:
@@ -193,16 +204,50 @@ def test_what_slicer_ships_and_torch_are_pinned_as_they_are(site):
     assert sorted(slicer.constraints) == sorted([*(f"{n}=={v}" for n, v in SLICER_SHIPS.items()), "torch==2.9.1+cpu"])
 
 
+@pytest.mark.parametrize("former", [None, "theirs.txt"])
+@pytest.mark.parametrize("torch", ["2.9.1+cpu", RuntimeError("no network")])
+def test_what_slicer_ships_is_pinned_while_the_pytorch_extension_installs_torch(
+    site, tmp_path, monkeypatch, former, torch
+):
+    """It takes no constraints, so that they are in the environment of its pip."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a user"))
+    (tmp_path / "a user").mkdir()
+    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+    install(site, "torch", "2.2.2")
+    if former is not None:
+        (tmp_path / former).write_text("")
+        monkeypatch.setenv("PIP_CONSTRAINT", former)
+        monkeypatch.setattr(PyTorchUtilsStandIn, "constraints_before", [former])
+    slicer = SlicerStandIn(site, torch=torch)
+    with pytest.raises(DependencyError) if isinstance(torch, Exception) else contextlib.nullcontext():
+        installer(slicer).ensure()
+    assert sorted(slicer.torch_constraints) == sorted(f"{name}=={version}" for name, version in SLICER_SHIPS.items())
+    assert os.environ.get("PIP_CONSTRAINT") == former
+    assert not list((tmp_path / "a user").iterdir())
+
+
+def test_a_torchvision_that_fits_torch_is_asked_for(site):
+    """Else the PyTorch extension has brought one of years before: its issue 18."""
+    slicer = SlicerStandIn(site)
+    installer(slicer).ensure()
+    assert slicer.torchvision == ">=0.19"
+
+
 def test_pip_really_refuses_to_replace_what_is_pinned(site, tmp_path):
     wheels = tmp_path / "wheels"
     wheel(wheels, "numpy", "3.0")
     wheel(wheels, "greedy", requires=["numpy>=3"])
-    constraints = tmp_path / "constraints.txt"
+    constraints = tmp_path / "a user" / "constraints.txt"
+    constraints.parent.mkdir()
     constraints.write_text("\n".join(pins(PythonEnvironment([str(site)]))))
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--find-links", wheels, "greedy"]
     options = {"capture_output": True, "text": True, "env": {"PATH": "", "PIP_CONFIG_FILE": "/dev/null"}}
     assert subprocess.run([*command, "--target", tmp_path / "x"], **options).returncode == 0
     refused = subprocess.run([*command, "--target", tmp_path / "x", "-c", constraints], **options)
+    assert refused.returncode != 0
+    assert "conflicting dependencies" in refused.stderr
+    options["env"] = options["env"] | {"PIP_CONSTRAINT": constraints.as_uri()}  # as for the PyTorch extension's pip
+    refused = subprocess.run([*command, "--target", tmp_path / "x"], **options)
     assert refused.returncode != 0
     assert "conflicting dependencies" in refused.stderr
 

@@ -84,7 +84,11 @@ def test_every_script_is_packaged_and_every_packaged_script_is_there():
 
 def test_every_resource_is_packaged_and_every_packaged_resource_is_there():
     listed = cmake_list("MODULE_PYTHON_RESOURCES")
+    models = (
+        MODULE / "CTGroundedVLMLib" / "data" / "models"
+    )  # found when the build is configured: see the test with CMake
     there = {path for path in files(MODULE / "CTGroundedVLMLib") if path.suffix != ".py"} | files(MODULE / "Resources")
+    there = {path for path in there if models not in path.parents}
     assert sorted(listed) == sorted(path.relative_to(MODULE).as_posix() for path in there)
 
 
@@ -214,6 +218,8 @@ macro(slicerMacroBuildScriptedModule)
     endif()
   endforeach()
   message(STATUS "module ${MY_NAME}, tests ${MY_WITH_GENERIC_TESTS}")
+  list(FILTER MY_RESOURCES INCLUDE REGEX "/data/models/")
+  message(STATUS "models: ${MY_RESOURCES}")
 endmacro()
 macro(slicer_add_python_unittest)
   cmake_parse_arguments(MY "" "TESTNAME_PREFIX;SCRIPT" "SLICER_ARGS" ${ARGN})
@@ -225,8 +231,24 @@ endmacro()
 """
 
 
+def _without_weights(folder, names):
+    """What the build reads: the two folders with CMake files, without bundled models."""
+    if Path(folder) == ROOT:
+        return [
+            name
+            for name in names
+            if name not in ("CMakeLists.txt", "CTGroundedVLM", "Resources", "LICENSE", "README.md")
+        ]
+    return [name for name in names if name == "__pycache__" or (Path(folder).name, name) == ("data", "models")]
+
+
 @pytest.mark.skipif(None in (shutil.which("cmake"), shutil.which("c++")), reason="needs cmake and a compiler")
 def test_cmake_reads_the_files_with_stubs_in_the_place_of_slicers_macros(tmp_path):
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=_without_weights)
+    starter = copy / "CTGroundedVLM" / "CTGroundedVLMLib" / "data" / "models" / "starter"
+    starter.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (starter / name).write_text("")
     slicer = tmp_path / "slicer"
     slicer.mkdir()
     (slicer / "use.cmake").write_text(STUBS)
@@ -244,7 +266,7 @@ def test_cmake_reads_the_files_with_stubs_in_the_place_of_slicers_macros(tmp_pat
     )
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\nproject(Outer NONE)\n"
-        f"set(Slicer_DIR {slicer.as_posix()})\nadd_subdirectory({ROOT.as_posix()} inner)\n"
+        f"set(Slicer_DIR {slicer.as_posix()})\nadd_subdirectory({copy.as_posix()} inner)\n"
     )
     command = ["cmake", "-Wno-dev", "-S", tmp_path, "-B", tmp_path / "build"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -254,5 +276,6 @@ def test_cmake_reads_the_files_with_stubs_in_the_place_of_slicers_macros(tmp_pat
         "test CTGroundedVLM.py",
         "test analysis_in_slicer.py",
         "depends PyTorch, project CTGroundedVLM",
+        "models: CTGroundedVLMLib/data/models/starter/config.json;CTGroundedVLMLib/data/models/starter/model.safetensors",
     ):
         assert f"-- {line}\n" in done.stdout

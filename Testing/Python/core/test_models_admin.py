@@ -45,7 +45,7 @@ def test_models_are_listed_by_name_with_organs_licence_and_size(tmp_path):
     assert first.summary == "lung, heart (0 MB). No licence is stated. Trained on 12 patients."
     assert second.license == "CC-BY-NC-SA-4.0"
     assert 3_000_000 < second.bytes < 3_001_000
-    assert second.summary == "lung, heart (3 MB). Licence: CC-BY-NC-SA-4.0"
+    assert second.summary == "lung, heart (3 MB). Licence: CC-BY-NC-SA-4.0."
     assert (untrained.choice, untrained.kind, untrained.folder, untrained.trained) == (
         "untrained",
         "bundled",
@@ -53,7 +53,7 @@ def test_models_are_listed_by_name_with_organs_licence_and_size(tmp_path):
         False,
     )
     assert len(untrained.organs) == 36
-    assert untrained.summary.startswith("36 organs. UNTRAINED MODEL: random weights.")
+    assert untrained.summary.startswith("36 organs. Bundled with the software. UNTRAINED MODEL: random weights.")
 
 
 def test_without_a_models_folder_only_the_untrained_model_is_there(tmp_path):

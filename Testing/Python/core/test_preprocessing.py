@@ -190,6 +190,18 @@ def test_a_shifted_window_shows_the_same_voxels_moved():
     assert np.allclose(moved.transform.to_ct([[0, 3, 0]]), window.transform.to_ct([[2, 0, 5]]))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_ct_that_is_a_read_only_map_of_its_file_is_read_without_a_warning():
+    case = a_case(CHEST)
+    expected = preprocessor(case).shared_windows().windows[0].image_DHW
+    case.ct.array_kji.flags.writeable = False
+    torch.set_warn_always(True)  # else torch warns once per process only
+    try:
+        assert torch.equal(preprocessor(case).shared_windows().windows[0].image_DHW, expected)
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_a_mask_without_the_models_organs_is_refused():
     with pytest.raises(SegmentationError, match=r"none of the model's organs.*lung, heart, esophagus, aorta"):
         preprocessor(a_case({"liver": ((5, 5, 5), (20, 60, 60))}))

@@ -1,5 +1,6 @@
 """The worker's process and its client: every way in which a process ends, breaks, or is not understood."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import light_worker
 from CTGroundedVLMLib import worker_client, worker_runner
 from CTGroundedVLMLib.errors import CTGroundedVLMError, DependencyError, InputError, ResourceError, SegmentationError
 from CTGroundedVLMLib.worker_client import WorkerClient, WorkerError, worker_environment
-from CTGroundedVLMLib.worker_runner import SubprocessRunner
+from CTGroundedVLMLib.worker_runner import UNKNOWN_EXIT, SubprocessRunner, exit_code_of
 
 SCRIPT = light_worker.__file__
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
@@ -260,9 +261,9 @@ def test_a_python_that_is_not_there_is_named(log):
     assert "No such file" in str(error)
 
 
-def test_a_python_without_the_packages_says_what_to_install(monkeypatch, tmp_path):
-    """A NumPy that cannot be imported, found first: as in a Python where nothing has been installed."""
-    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')")
+def test_a_python_without_the_packages_says_what_to_install(tmp_path):
+    """A torch that cannot be imported, found first: as in a Slicer where nothing has been installed."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
 
     class Bare(SubprocessRunner):
         def start(self, command, environment, *callbacks):
@@ -273,8 +274,161 @@ def test_a_python_without_the_packages_says_what_to_install(monkeypatch, tmp_pat
     error = asked(client, "hello")
     client.close()
     assert type(error) is DependencyError
-    assert "No module named 'numpy'" in str(error)
+    assert "No module named 'torch'" in str(error)
     assert "pip install ct-grounded-vlm" in str(error)
+
+
+def test_where_the_system_cannot_be_asked_the_end_of_a_child_is_seen_without_its_code(monkeypatch):
+    monkeypatch.delattr(os, "waitid", raising=False)  # Windows, and macOS before Python 3.13
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    wait_until(lambda: exit_code_of(ended.pid) == UNKNOWN_EXIT)
+    assert ended.wait() == 3
+    assert exit_code_of(ended.pid) == UNKNOWN_EXIT
+    assert exit_code_of(os.getpid()) is None
+
+
+def test_the_end_of_a_child_is_seen_without_taking_it_from_who_waits_for_it():
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert exit_code_of(sleeper.pid) is None
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    wait_until(lambda: exit_code_of(ended.pid) == 3)
+    assert ended.wait() == 3
+    assert exit_code_of(ended.pid) == UNKNOWN_EXIT
+    sleeper.kill()
+    wait_until(lambda: exit_code_of(sleeper.pid) == -signal.SIGKILL)
+    assert sleeper.wait() == -signal.SIGKILL
+    assert exit_code_of(os.getppid()) is None  # no child of this process, but it runs
+    assert exit_code_of(0) is None
+
+
+def test_a_worker_that_imports_gives_signs_of_life_until_it_is_ready():
+    program = (
+        "import time; from CTGroundedVLMLib import worker; worker.PARENT_POLL_S = 0.02; "
+        "worker._import_handlers = lambda: time.sleep(0.3); worker.main()"
+    )
+    close = b'{"id": 1, "name": "close"}\n'
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | worker_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )  # fmt: skip
+    process.stdin.write(close)
+    process.stdin.flush()
+    events = [json.loads(line) for line in process.stdout]
+    process.stdin.close()
+    assert process.wait() == 0
+    assert (events[0]["event"], events[-1]["event"]) == ("started", "ready")
+    assert len(events) > 4
+    assert all(event == {"event": "progress", "id": None, "stage": "import", "fraction": 0.0} for event in events[1:-1])
+
+
+class Times:
+    """A clock that only waiting advances, the calls that are due by it, and processes that do nothing by themselves."""
+
+    def __init__(self):
+        self.now, self.due, self.runners = 0.0, [], []
+        self.client = WorkerClient(self.make_runner, call_later=self.call_later, clock=lambda: self.now)
+
+    def make_runner(self):
+        self.runners.append(ScriptedRunner(self))
+        return self.runners[-1]
+
+    def call_later(self, seconds, function):
+        self.due.append((self.now + seconds, function))
+
+    def turn(self, seconds):
+        """An event loop for so many seconds."""
+        end = self.now + seconds
+        while (soonest := min(self.due, key=lambda call: call[0], default=None)) and soonest[0] <= end:
+            self.due.remove(soonest)
+            self.now = max(self.now, soonest[0])
+            soonest[1]()
+        self.now = max(self.now, end)
+
+    def hear(self, **event):
+        self.runners[-1].on_line(json.dumps(event))
+
+
+class ScriptedRunner:
+    """A ProcessRunner without a process."""
+
+    def __init__(self, times):
+        self.times, self.written, self.stopped = times, [], False
+
+    def start(self, command, environment, on_line, on_log, on_exit):
+        self.on_line, self.on_log, self.on_exit = on_line, on_log, on_exit
+
+    def write(self, line):
+        self.written.append(json.loads(line))
+
+    def stop(self):
+        self.stopped = True
+
+    def wait(self, seconds):
+        self.times.now += seconds
+
+
+@pytest.fixture
+def times():
+    return Times()
+
+
+@pytest.mark.parametrize("way", ["event loop", "blocking"])
+@pytest.mark.parametrize("greetings", [(), ("started",), ("started", "ready")])
+def test_a_worker_that_never_answers_is_given_up_and_the_next_request_starts_another(times, way, greetings):
+    answers, second = Answers(), Answers()
+    times.client.request("echo", {"value": 1}, **answers.callbacks)
+    for event in greetings:
+        times.hear(event=event, pid=42)
+    times.turn(worker_client.SILENCE_S - 1)
+    assert answers.errors == []
+    times.turn(2 * worker_client.CHECK_S) if way == "event loop" else times.client.wait()
+    (error,) = answers.errors
+    assert type(error) is WorkerError
+    assert "no sign of life for 5 minutes and was ended" in str(error)
+    assert "Try again" in str(error)
+    assert times.runners[0].stopped
+    assert times.client.state == "stopped"
+    times.turn(60)
+    assert times.due == []
+    times.client.request("echo", {"value": 2}, **second.callbacks)
+    times.hear(event="result", id=2, value="answered")
+    assert (second.done, len(times.runners)) == (["answered"], 2)
+
+
+def test_a_worker_that_imports_for_an_hour_is_waited_for(times):
+    answers = Answers()
+    times.client.request("echo", {"value": 1}, **answers.callbacks)
+    for _ in range(3600):
+        times.turn(1)
+        times.hear(event="progress", id=None, stage="import", fraction=0.0)
+    for _ in range(30):
+        times.turn(worker_client.SILENCE_S - 2 * worker_client.CHECK_S)
+        times.runners[-1].on_log("a line of log is a sign of life as well")
+    times.hear(event="result", id=1, value="after all")
+    assert (answers.done, answers.errors, answers.progress) == (["after all"], [], [])
+
+
+def test_a_request_that_was_taken_up_may_be_silent_for_hours(times):
+    answers = Answers()
+    times.client.request("segment", {}, **answers.callbacks)
+    times.hear(event="progress", id=1, stage="segment", fraction=0.03)
+    times.turn(7200)
+    assert times.due == []  # nobody even looks
+    times.client.wait(1800)
+    times.hear(event="result", id=1, value="done")
+    assert (answers.done, answers.errors) == (["done"], [])
+
+
+def test_time_in_which_nobody_listened_does_not_count(times):
+    """Slicer is busy with something else for ten minutes, or the computer sleeps."""
+    answers = Answers()
+    times.client.request("echo", {"value": 1}, **answers.callbacks)
+    for _ in range(5):
+        times.now += 600
+        times.turn(0)
+    assert answers.errors == []
+    times.client.cancel()
+    times.turn(60)
+    assert times.due == []
 
 
 def test_the_current_folder_cannot_hide_pythons_own_modules(monkeypatch):

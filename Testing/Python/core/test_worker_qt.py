@@ -13,6 +13,7 @@ from CTGroundedVLMLib import process_qt
 from CTGroundedVLMLib.errors import DependencyError
 from CTGroundedVLMLib.process_qt import QProcessRunner, QtScheduler, pythonProgram
 from CTGroundedVLMLib.worker_client import WorkerClient, WorkerError
+from CTGroundedVLMLib.worker_runner import UNKNOWN_EXIT
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 QtCore = pytest.importorskip("PySide6.QtCore", reason="PySide6 is not installed: pip install PySide6-Essentials")
@@ -28,7 +29,32 @@ class ProcessByPythonQt(QtCore.QProcess):
         getattr(self, signature.partition("(")[0]).connect(function)
 
 
-QT = SimpleNamespace(QProcess=ProcessByPythonQt, QProcessEnvironment=QtCore.QProcessEnvironment, QTimer=QtCore.QTimer)
+class NoFinished(ProcessByPythonQt):
+    """The signal does not arrive, though the QProcess knows of the end."""
+
+    def connect(self, signature, function):
+        if not signature.startswith("finished"):
+            super().connect(signature, function)
+
+
+class Unaware(NoFinished):
+    """The QProcess itself does not notice the end: for it the process runs on."""
+
+    pid = 0
+
+    def state(self):
+        return QtCore.QProcess.ProcessState.Running
+
+    def processId(self):  # noqa: N802
+        self.pid = self.pid or super().processId()
+        return self.pid
+
+
+def qt_with(process):
+    return SimpleNamespace(QProcess=process, QProcessEnvironment=QtCore.QProcessEnvironment, QTimer=QtCore.QTimer)
+
+
+QT = qt_with(ProcessByPythonQt)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,8 +66,8 @@ def application():
 class Run:
     """One process by QProcessRunner, and what it gave."""
 
-    def __init__(self, *command, **environment):
-        self.runner, self.lines, self.log, self.codes = QProcessRunner(qt=QT), [], [], []
+    def __init__(self, *command, qt=QT, **environment):
+        self.runner, self.lines, self.log, self.codes = QProcessRunner(qt=qt), [], [], []
         self.runner.start(command, environment, self.lines.append, self.log.append, self.codes.append)
 
     def until(self, condition, seconds=20.0):
@@ -116,6 +142,44 @@ def test_stop_kills_a_process_that_does_not_end_with_its_input(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("process", "codes"), [(NoFinished, [3, -9]), (Unaware, [UNKNOWN_EXIT, UNKNOWN_EXIT])], ids=["untold", "unnoticed"]
+)
+def test_an_end_that_no_signal_tells_is_found_out(monkeypatch, process, codes):
+    monkeypatch.setattr(process_qt, "WATCH_MS", 20)
+    monkeypatch.setattr(process_qt, "LOST_S", 0.05)
+    programs = ["print('last'); raise SystemExit(3)", "import os; print('last', flush=True); os.kill(os.getpid(), 9)"]
+    runs = [Run(*python(code), qt=qt_with(process)).until(lambda run: run.codes) for code in programs]
+    assert [run.codes for run in runs] == [[code] for code in codes]
+    assert [run.lines for run in runs] == [["last"], ["last"]]
+    for run in runs:
+        run.until(lambda run: run.runner._process is None)  # and nothing holds the QProcess any more
+
+
+def test_a_process_that_runs_is_not_taken_for_gone(monkeypatch):
+    monkeypatch.setattr(process_qt, "WATCH_MS", 1)
+    monkeypatch.setattr(process_qt, "LOST_S", 0.0)
+    run = Run(*python("import time; print(1, flush=True); time.sleep(0.3); print(2)")).until(lambda run: run.codes)
+    assert (run.lines, run.codes) == (["1", "2"], [0])
+
+
+def test_the_end_is_told_once_though_it_comes_again_while_the_last_line_is_delivered():
+    """First found out, then told: a message box of whoever gets the line has run an event loop."""
+    runner, lines, codes = QProcessRunner(qt=QT), [], []
+
+    def on_line(line):
+        lines.append(line)
+        runner._process.finished.emit(0, QtCore.QProcess.ExitStatus.NormalExit)
+
+    runner.start(python("print('no end of line', end='')"), {}, on_line, print, codes.append)
+    end = time.monotonic() + 20
+    while runner._process is not None:
+        assert time.monotonic() < end
+        QtCore.QCoreApplication.processEvents()
+        time.sleep(0.005)
+    assert (lines, codes) == (["no end of line"], [0])
+
+
 class LightQtRunner(QProcessRunner):
     """The real worker process on light requests, by a launcher as PythonSlicer is one."""
 
@@ -157,6 +221,29 @@ def test_the_client_works_on_qts_event_loop_and_cancel_ends_launcher_worker_and_
     client.close()
 
 
+def test_a_worker_that_dies_without_a_signal_is_a_message_and_the_next_request_works(monkeypatch):
+    monkeypatch.setattr(process_qt, "WATCH_MS", 20)
+    monkeypatch.setattr(process_qt, "LOST_S", 0.05)
+
+    class UnawareRunner(QProcessRunner):
+        def __init__(self):
+            super().__init__(qt=qt_with(Unaware))
+
+        def start(self, command, *arguments):
+            super().start([command[0], light_worker.__file__], *arguments)
+
+    client, done, errors = WorkerClient(UnawareRunner), [], []
+    callbacks = {"on_progress": lambda *p: None, "on_done": done.append, "on_error": errors.append}
+    client.request("crash", {}, **callbacks)
+    client.wait(20)
+    assert type(errors[0]) is WorkerError
+    assert "ended unexpectedly (exit code unknown)" in str(errors[0])
+    client.request("echo", {"value": "again"}, **callbacks)
+    client.wait(20)
+    assert done == ["again"]
+    client.close()
+
+
 def running(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -171,7 +258,17 @@ def test_a_scheduled_call_comes_when_the_event_loop_runs_and_not_before():
     end = time.monotonic() + 5
     while not calls and time.monotonic() < end:
         QtCore.QCoreApplication.processEvents()
+        time.sleep(0.005)
     assert calls == [1]
+
+
+def test_a_call_for_later_comes_later():
+    calls, started = [], time.monotonic()
+    QtScheduler(QT).call_later(0.1, lambda: calls.append(time.monotonic() - started))
+    while not calls and time.monotonic() < started + 5:
+        QtCore.QCoreApplication.processEvents()
+        time.sleep(0.005)
+    assert 0.09 < calls[0] < 2
 
 
 def test_slicers_python_is_the_interpreter_on_the_path_else_its_launcher(tmp_path, monkeypatch):

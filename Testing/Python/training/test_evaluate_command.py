@@ -102,6 +102,7 @@ def test_all_files_are_written_and_agree(tmp_path, capsys):
         "metrics.json",
         "metrics.csv",
         "metrics.md",
+        "measured.csv",
         "roc.png",
         "reliability.png",
         "calibration.json",

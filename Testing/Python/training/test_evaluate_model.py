@@ -264,13 +264,44 @@ def test_pointing_energy_and_chance_by_hand(planted):
     values[2, 3, 4] = 6.0  # inside the finding
     values[20, 70, 30] = 2.0
     got = grounding.measure(case, a_heatmap(case, values), LUNG, finding)
+    near = got.pop("near_chance")
     assert got == {
         "hit": 1.0,
+        "near": 1.0,
         "energy": 0.75,
         "chance": pytest.approx(900 / (26 * 80 * 40)),
         "distance_mm": 0.0,
         "reachable": True,
     }
+    assert near == pytest.approx(within_by_brute_force(case, finding, 15.0)[8:34, 20:100, 15:55].mean())
+
+
+def within_by_brute_force(case, finding, tolerance):
+    spacing_kji = np.linalg.norm(case.ct.ijk_to_ras[:3, :3], axis=0)[::-1]
+    surface = np.argwhere(finding) * spacing_kji
+    out = np.zeros(finding.shape, bool)
+    for place in np.ndindex(finding.shape):
+        out[place] = ((surface - np.multiply(place, spacing_kji)) ** 2).sum(1).min() <= tolerance**2 + 1e-9
+    return out
+
+
+def test_a_peak_beside_the_finding_is_near_up_to_the_tolerance_in_mm(planted):
+    case, finding = planted
+    spacing = np.linalg.norm(case.ct.ijk_to_ras[:3, :3], axis=0)
+    assert spacing == pytest.approx((1, 1, 3))
+    for j, expected in ((29 + 15, 1.0), (29 + 16, 0.0)):  # the finding ends at j = 29
+        values = np.zeros((26, 80, 40))
+        values[3, j - 20, 3] = 1.0
+        got = grounding.measure(case, a_heatmap(case, values), LUNG, finding)
+        assert (got["hit"], got["near"], got["distance_mm"]) == (0.0, expected, j - 29.0)
+
+
+def test_voxels_of_one_token_that_differ_by_rounding_are_one_peak(planted):
+    case, finding = planted
+    values = np.zeros((26, 80, 40), np.float32)
+    values[0, 0, 0] = 0.3
+    values[20, 70, 30] = np.nextafter(np.float32(0.3), np.float32(1))
+    assert grounding.measure(case, a_heatmap(case, values), LUNG, finding)["hit"] == 0.5
 
 
 def test_equal_peaks_count_in_part_and_the_distance_is_in_mm(planted):
@@ -296,12 +327,15 @@ def test_the_peak_lies_in_the_organ_even_where_all_evidence_is_negative():
     assert (got["hit"], got["energy"]) == (1.0, 0.0)
 
 
-def test_a_finding_outside_its_organ_cannot_be_hit(planted):
+def test_a_finding_outside_its_organ_cannot_be_hit_but_a_peak_can_be_near_it(planted):
     case, _ = planted
     outside = np.zeros(case.ct.array_kji.shape, bool)
-    outside[0, 0, 0] = True
-    got = grounding.measure(case, a_heatmap(case, np.ones((26, 80, 40))), LUNG, outside)
-    assert (got["hit"], got["chance"], got["reachable"]) == (0.0, 0.0, False)
+    outside[8, 19, 20] = True  # one voxel before the organ
+    values = np.zeros((26, 80, 40))
+    values[0, 0, 5] = 1.0
+    got = grounding.measure(case, a_heatmap(case, values), LUNG, outside)
+    assert (got["hit"], got["chance"], got["reachable"], got["near"]) == (0.0, 0.0, False, 1.0)
+    assert 0 < got["near_chance"] < 0.1
 
 
 def record(patient, *hits, key="lung/Lung nodule", reachable=True):
@@ -311,7 +345,9 @@ def record(patient, *hits, key="lung/Lung nodule", reachable=True):
             "focal": True,
             "hit": h,
             "energy": h / 2,
+            "near": 1.0,
             "chance": 0.1,
+            "near_chance": 0.2,
             "distance_mm": 10.0,
             "reachable": reachable,
         }
@@ -327,6 +363,8 @@ def test_the_summary_is_over_findings_and_the_macro_over_kinds():
     assert got["focal"]["pointing_in_organ"]["value"] == pytest.approx(3 / 4)
     assert got["focal"]["pointing_in_organ_chance"] == pytest.approx(0.1)
     assert got["focal"]["macro_pointing"]["value"] == pytest.approx((3 / 4 + 0) / 2)
+    assert got["focal"]["macro_pointing_near"]["value"] == got["all"]["pointing_near"]["value"] == 1.0
+    assert got["focal"]["pointing_near_chance"] == pytest.approx(0.2)
     assert got["liver/Hepatic cyst"]["pointing_in_organ"]["value"] is None
     assert got["focal"]["pointing"]["low"] <= 0.6 <= got["focal"]["pointing"]["high"]
     assert "| focal | 5 | 0.600 [" in "\n".join(grounding.grounding_lines(got))

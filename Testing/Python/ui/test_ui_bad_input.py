@@ -144,16 +144,6 @@ def test_the_ct_is_deleted_while_it_is_handed_over(panel):
     assert fingerprint(panel.session.scene) == before
 
 
-def test_the_segmentation_is_deleted_during_a_run(panel):
-    started(panel)
-    panel.session.scene.RemoveNode(panel.segmentation)
-    before = fingerprint(panel.session.scene)
-    panel.finish()
-    (message,) = dialogs.shown
-    assert "segmentation Segmentation was deleted" in message
-    assert fingerprint(panel.session.scene) == before
-
-
 def test_the_report_node_is_deleted_during_a_run_and_the_analysis_of_its_text_ends_well(panel):
     started(panel)
     panel.session.scene.RemoveNode(panel.parameters.reportNode)

@@ -74,6 +74,7 @@ def test_a_checkpoint_that_is_none_is_reported_with_the_log(panel, tmp_path):
     (tmp_path / "checkpoint_10.pth").write_bytes(b"this is no checkpoint")
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n")
     dialogs.answer(tmp_path / "checkpoint_10.pth", tmp_path)
+    panel.panel.warmed_up = True  # no worker is wanted here: its imports would take the processor from the import
     panel.panel.models.import_checkpoint()
     panel.session.wait_until(lambda: dialogs.shown[-1:] and "was not imported" in dialogs.shown[-1], 60)
     assert "checkpoint_10.pth" in panel.ui.logTextEdit.toPlainText()

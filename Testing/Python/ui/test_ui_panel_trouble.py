@@ -1,4 +1,7 @@
-"""Bad input and bad luck in the panel: each gives a message with the remedy, once, and leaves the scene as it was."""
+"""Bad input and bad luck in the panel: each gives a message with the remedy, once, and leaves the scene as it was.
+
+The tests that end the worker follow each other, for its start takes seconds.
+"""
 
 import os
 import shutil
@@ -123,6 +126,18 @@ def test_a_ct_that_is_deleted_during_the_run_stops_it(session):
     assert "The CT box case was deleted while it was analysed" in dialogs.shown[0]
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 0
     assert "Choose a CT." in panel.ui.analyzeButton.toolTip
+
+
+def test_a_segmentation_that_is_deleted_during_the_run_stops_it(session):
+    panel = open_panel(session)
+    panel.ui.analyzeButton.click()
+    wait_for_stage(panel, "start the worker", "load model", "read input", "preprocess", "encode image")
+    slicer.mrmlScene.RemoveNode(panel.segmentation)
+    before = contents(slicer.mrmlScene)
+    panel.finish()
+    (message,) = dialogs.shown
+    assert "The segmentation Segmentation was deleted while it was analysed" in message
+    assert contents(slicer.mrmlScene) == before
 
 
 def test_a_scene_that_is_closed_during_the_run_stops_it_quietly(session):

@@ -12,7 +12,10 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..types import ABNORMAL, NORMAL, SKIP, Batch, OrganText, text_key
+from CTGroundedVLMLib.anatomy import findings as registry_findings
+from CTGroundedVLMLib.errors import InputError
+
+from ..types import ABNORMAL, NORMAL, SKIP, Batch, OrganText, Questions, text_key
 from .views import View
 
 TEMPLATE = "{organ} shows no significant abnormalities."  # the release's text for an organ without a description
@@ -63,6 +66,10 @@ class Collator:
         max_tokens: texts are cut there; they are padded to the longest of the batch only.
         findings: "organ/finding" of ``labels_BF``.
         organ_texts, reports: which texts the objective needs; others are not encoded.
+        questions: whether the registry's prompts for ``findings`` go with each batch, and where the findings lie.
+
+    Raises:
+        InputError: a finding to ask for that the registry does not have.
     """
 
     def __init__(
@@ -74,9 +81,11 @@ class Collator:
         findings: Sequence[str] = (),
         organ_texts: bool = True,
         reports: bool = False,
+        questions: bool = False,
     ) -> None:
         self._tokenizer, self._max_tokens, self._texts = tokenizer, max_tokens, texts or TextConfig()
         self._findings, self._organ_texts, self._reports = tuple(findings), organ_texts, reports
+        self._prompts = _prompts(findings) if questions else []
 
     def __call__(self, views: Sequence[View]) -> Batch:
         """Stack the views; every different text is tokenised once."""
@@ -96,6 +105,7 @@ class Collator:
         text_of_BO = torch.tensor([[number(text if self._organ_texts else "") for text in row] for row in used])
         reports = [view.case.report.strip() if self._reports else "" for view in views]
         report_of_B = torch.tensor([number(report) for report in reports])
+        prompts = [[number(text) for text in pair] for pair in self._prompts]
         # a model's text tower wants at least one text, and DDP a gradient of each of its parameters
         tokens = self._tokenizer(
             list(numbers) or ["none"],
@@ -116,7 +126,21 @@ class Collator:
             text_key_BO=torch.tensor([[text_key(text) if text else 0 for text in row] for row in used]),
             report_of_B=report_of_B,
             labels_BF=self._labels(views),
+            questions=self._questions(views, prompts) if self._prompts else None,
         )
+
+    def _questions(self, views: Sequence[View], prompts: list[list[int]]) -> Questions:
+        organs = list(views[0].case.organs)
+        # a model of the whole body has one organ for all findings
+        organ_of_F = [0 if len(organs) == 1 else organs.index(name.partition("/")[0]) for name in self._findings]
+        tokens_BFN = torch.zeros(len(views), len(self._findings), views[0].token_mask_ON.shape[1], dtype=torch.bool)
+        for b, view in enumerate(views):
+            if view.finding_tokens_KN is not None:
+                for name, tokens_N in zip(view.case.mapped_findings, view.finding_tokens_KN, strict=True):
+                    if name in self._findings:
+                        tokens_BFN[b, self._findings.index(name)] = tokens_N
+        mapped_B = torch.tensor([view.finding_tokens_KN is not None for view in views])
+        return Questions(torch.tensor(organ_of_F), torch.tensor(prompts), tokens_BFN, mapped_B)
 
     def _of_case(self, view: View) -> list[tuple[str, int]]:
         return [text_and_status(organ, view.case.organ_texts.get(organ), self._texts) for organ in view.case.organs]
@@ -124,3 +148,11 @@ class Collator:
     def _labels(self, views: Sequence[View]) -> torch.Tensor:
         rows = [[view.case.labels.get(finding, float("nan")) for finding in self._findings] for view in views]
         return torch.tensor(rows, dtype=torch.float32).view(len(views), len(self._findings))
+
+
+def _prompts(findings: Sequence[str]) -> list[tuple[str, str]]:
+    """The registry's positive and negative prompt of each "organ/finding"."""
+    known = {f"{f.organ}/{f.name}": (f.positive, f.negative) for f in registry_findings()}
+    if missing := [name for name in findings if name not in known]:
+        raise InputError(f"The registry has no prompts for {', '.join(missing)}. Leave them out of findings.")
+    return [known[name] for name in findings]

@@ -7,7 +7,7 @@ will see in use. D, H, W point to the patient's head, back and left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +17,23 @@ import torch
 
 from CTGroundedVLMLib.model.config import ModelConfig
 from CTGroundedVLMLib.preprocessing import ModelWindow, Preprocessor
-from CTGroundedVLMLib.types import CTCase
+from CTGroundedVLMLib.types import CTCase, Segmentation
 
 HIGHEST_HU = 3071  # of a 12-bit scanner. Above the windows in use, so that data survive a change of the upper bound
 
 
 @dataclass(frozen=True)
 class CroppedCase:
-    """``hu_DHW``: int16. ``organ_map_DHW``: uint8, 0 or 1 + the organ's number. ``organ_voxels``: by organ number."""
+    """``hu_DHW``: int16. ``organ_map_DHW``: uint8, 0 or 1 + the organ's number. ``organ_voxels``: by organ number.
+
+    ``finding_map_DHW``: uint8, 0 or 1 + the place in ``mapped_findings``; None where no findings were drawn.
+    """
 
     hu_DHW: np.ndarray
     organ_map_DHW: np.ndarray
     organ_voxels: tuple[int, ...]
+    finding_map_DHW: np.ndarray | None = None
+    mapped_findings: tuple[str, ...] = ()
 
 
 def grid_settings(model: ModelConfig) -> dict[str, Any]:
@@ -43,10 +48,13 @@ def grid_settings(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def crop_case(case: CTCase, model: ModelConfig) -> CroppedCase:
+def crop_case(case: CTCase, model: ModelConfig, findings: Segmentation | None = None) -> CroppedCase:
     """The organs' box of one case, padded with the lowest HU of the model's window where it is below the minimum size.
 
     HU below the window are raised to its lower bound (all are 0 to the model); HU above it are kept, up to 3071.
+
+    Args:
+        findings: voxels of findings on the CT's grid, named "organ/finding".
 
     Raises:
         SegmentationError: the mask holds none of the model's organs.
@@ -59,7 +67,12 @@ def crop_case(case: CTCase, model: ModelConfig) -> CroppedCase:
         window = preprocessor.whole()
     # float32 leaves an error of 3e-4 HU, far below the rounding to whole HU
     hu = window.image_DHW.mul_(HIGHEST_HU - low).add_(low).round_().numpy().astype(np.int16)
-    return CroppedCase(hu, window.organ_map_DHW.numpy(), preprocessor.organ_voxels)
+    cropped = CroppedCase(hu, window.organ_map_DHW.numpy(), preprocessor.organ_voxels)
+    if findings is None:
+        return cropped
+    names = tuple(sorted(set(findings.names.values())))
+    drawn = preprocessor.map_of(dataclasses.replace(case, segmentation=findings), names)
+    return dataclasses.replace(cropped, finding_map_DHW=drawn, mapped_findings=names)
 
 
 @contextmanager
@@ -77,6 +90,15 @@ class _WholeCrop(Preprocessor):
     def whole(self) -> ModelWindow:
         """One window that shows the whole padded crop."""
         return self._cut([(tuple(self.boxes), (np.zeros(3, int), self._crop.padded_shape))]).windows[0]
+
+    def map_of(self, case: CTCase, names: Sequence[str]) -> np.ndarray:
+        """Numbers (1 + place in ``names``) of another label map of the same CT, on this crop."""
+        crop = self._crop
+        numbers = self._resample_organ_map(case, {name: (name,) for name in names})
+        out = np.zeros(crop.padded_shape, np.uint8)
+        inner = tuple(slice(p, p + b - a) for p, a, b in zip(crop.pad_before, crop.start, crop.stop, strict=True))
+        out[inner] = numbers[tuple(slice(a, b) for a, b in zip(crop.start, crop.stop, strict=True))]
+        return out
 
 
 def statistics(case: CroppedCase, lowest_hu: float) -> Mapping[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.model.config import ModelConfig
@@ -30,7 +32,8 @@ class PreparedDataset(Sequence[PreparedCase]):
         split: "train", "validation" or "test"; None for all.
         with_report: leave out cases without a report. They have no texts, which must not be read as normal; take them in for
             objectives that learn from labels alone.
-        model: refuse data that were prepared for another grid or other organs.
+        model: refuse data that were prepared for another grid or other organs. A model of one organ that holds the classes of all
+            organs of the data (the baseline of whole images) takes them as that organ: what is prepared serves both.
         skip_corrupt: read every shard now and leave out damaged ones (``corrupt`` names them), instead of an error when one is
             met in training.
 
@@ -51,8 +54,10 @@ class PreparedDataset(Sequence[PreparedCase]):
         self._files = _Files(self.location)
         self.settings = parse_settings(self._files.read(SETTINGS), self.location)
         self.organs: tuple[str, ...] = tuple(self.settings["grid"]["organs"])
+        self._joined = model is not None and _is_joined(model.organs, self.settings["grid"]["organs"])
         if model is not None:
             self._check_model(model)
+            self.organs = tuple(model.organs)
         self._index = self._files.read(INDEX)
         lines = sorted(parse_index(self._index, self.location).values(), key=lambda line: line.case_id)
         wanted = [line for line in lines if not line.failed and split in (None, line.split)]
@@ -111,19 +116,26 @@ class PreparedDataset(Sequence[PreparedCase]):
         shard = read_shard(self._files.read(record["file"]), name)
         if (shard.record["case_id"], shard.record["volume"]) != (line.case_id, record["volume"]):
             raise corrupt(name, f"it holds case {shard.record['case_id']!r} of other input than the index says")
+        organ_map, texts = shard.organ_map_DHW, record["organ_texts"]
+        if self._joined:  # what was said of one organ is no text of all of them
+            organ_map, texts = np.minimum(organ_map, 1), {}
         return PreparedCase(
             case_id=line.case_id,
             patient_id=record["patient_id"],
             hu_DHW=shard.hu_DHW,
-            organ_map_DHW=shard.organ_map_DHW,
+            organ_map_DHW=organ_map,
             organs=self.organs,
-            organ_texts={organ: OrganText(text, status) for organ, (text, status) in record["organ_texts"].items()},
+            organ_texts={organ: OrganText(text, status) for organ, (text, status) in texts.items()},
             report=record["report"],
             labels=record["labels"],
+            finding_map_DHW=shard.finding_map_DHW,
+            mapped_findings=tuple(shard.record.get("mapped_findings", ())),
         )
 
     def _check_model(self, model: ModelConfig) -> None:
         wanted, found = grid_settings(model), self.settings["grid"]
+        if self._joined:  # the same voxels are organ, so the crop is the same
+            wanted["organs"] = found["organs"]
         wrong = [key for key in wanted if wanted[key] != found.get(key)]
         if list(wanted["organs"]) != list(found["organs"]):
             wrong = ["organs", *(key for key in wrong if key != "organs")]
@@ -138,6 +150,12 @@ class PreparedDataset(Sequence[PreparedCase]):
         reports = f", {self.without_report} left out as they have no report" if with_report else ""
         which = f"split {split!r}" if split else "any split"
         return f"{self.location}: no case of {which} ({counts}{reports}, {len(self.corrupt)} damaged)."
+
+
+def _is_joined(organs: Mapping[str, Sequence[str]], prepared: Mapping[str, Sequence[str]]) -> bool:
+    """Whether ``organs`` is one that holds the classes of all that the data were prepared for."""
+    classes = {name for segments in prepared.values() for name in segments}
+    return len(organs) == 1 < len(prepared) and set(*organs.values()) == classes
 
 
 class _Files:

@@ -11,6 +11,7 @@ Paths are relative to the manifest's folder, or absolute. An empty cell (or null
     report, report_text   optional: a text file, or the text itself
     organ_texts    optional: what ``ctgvlm-train decompose`` has written, with case_id or study_id as report_id
     labels         optional: a CSV with case_id and a column per "organ/finding" (1, 0, empty: unknown)
+    findings       optional: label map of the findings' voxels, with truth.json beside it as ``ctgvlm-train synthesize`` writes it
     label_kind     optional: "truth", "expert", or "silver" where a program read the labels out of reports
     correction     optional, JSON: how stored values become HU, see ``Correction``
     source         optional: where the row comes from ("folder", "ct-rate", ...)
@@ -36,7 +37,7 @@ from CTGroundedVLMLib.files import atomic_path
 Split = Literal["train", "validation", "test"]
 LabelKind = Literal["", "truth", "expert", "silver"]
 SPLITS: tuple[str, ...] = get_args(Split)
-_PATHS = ("image", "segmentation", "report", "organ_texts", "labels")
+_PATHS = ("image", "segmentation", "report", "organ_texts", "labels", "findings")
 _REQUIRED = ("case_id", "patient_id", "split", "image")
 _SHOWN = 5  # problems of one kind in a message: the first tell enough
 
@@ -88,6 +89,7 @@ class ManifestRow:
     report_text: str = ""
     organ_texts: Path | None = None
     labels: Path | None = None
+    findings: Path | None = None
     label_kind: LabelKind = ""
     correction: Correction | None = None
     source: str = ""

@@ -5,6 +5,7 @@ A zip archive without compression of its own, so that its parts can be looked at
     case.json         format, version, case_id, shape, fingerprint of what it was made from, statistics
     hu.blosc          int16 (D, H, W), Blosc (zstd, bytes shuffled)
     organ_map.blosc   uint8 (D, H, W)
+    finding_map.blosc uint8 (D, H, W), where findings were drawn; its values are 1 + their place in the record's mapped_findings
 
 Texts and labels lie in the index (see ``index.py``): they change more often than volumes. Why a file a case, and this
 compression: docs/data.md.
@@ -30,7 +31,7 @@ from .crop import CroppedCase
 
 FORMAT, VERSION = "ctgvlm-case", 1
 SUFFIX = ".case"
-_RECORD, _HU, _ORGANS = "case.json", "hu.blosc", "organ_map.blosc"
+_RECORD, _HU, _ORGANS, _FINDINGS = "case.json", "hu.blosc", "organ_map.blosc", "finding_map.blosc"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same input makes the same file
 _LEVEL = 3
 
@@ -42,6 +43,7 @@ class Shard:
     record: dict[str, Any]
     hu_DHW: np.ndarray
     organ_map_DHW: np.ndarray
+    finding_map_DHW: np.ndarray | None = None
 
 
 def file_name(case_id: str) -> str:
@@ -67,6 +69,8 @@ def write_shard(path: Path, case: CroppedCase, record: dict[str, Any]) -> int:
         _HU: _codec(shuffle=True).encode(np.ascontiguousarray(case.hu_DHW.astype("<i2", copy=False))),
         _ORGANS: _codec(shuffle=False).encode(np.ascontiguousarray(case.organ_map_DHW)),
     }
+    if case.finding_map_DHW is not None:
+        parts[_FINDINGS] = _codec(shuffle=False).encode(np.ascontiguousarray(case.finding_map_DHW))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in parts.items():
@@ -94,9 +98,11 @@ def read_shard(content: bytes, name: str) -> Shard:
             shape = tuple(record["shape"])
             hu = _decoded(archive.read(_HU), "<i2", shape)
             organ_map = _decoded(archive.read(_ORGANS), "u1", shape)
+            drawn = _FINDINGS in archive.namelist()
+            finding_map = _decoded(archive.read(_FINDINGS), "u1", shape) if drawn else None
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, TypeError) as error:
         raise corrupt(name, str(error) or type(error).__name__) from error
-    return Shard(record, hu, organ_map)
+    return Shard(record, hu, organ_map, finding_map)
 
 
 def read_record(path: Path) -> dict[str, Any]:

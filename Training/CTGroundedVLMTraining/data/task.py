@@ -20,7 +20,7 @@ from .manifest import ManifestRow
 from .masks import segmented
 from .shards import read_record, shard_name, write_shard
 from .texts import OrganTexts, report_of, texts_by_rules
-from .volumes import read_case
+from .volumes import read_case, read_findings
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def _volume(task: CaseTask, fingerprint: str) -> Mapping[str, Any]:
         if record.get("volume") == fingerprint and record.get("case_id") == task.row.case_id:
             return record
     case = read_case(task.row)
-    cropped = crop_case(case, task.model)
+    cropped = crop_case(case, task.model, read_findings(task.row, case))
     record = {
         "case_id": task.row.case_id,
         "volume": fingerprint,
         "sources": {"image": case.ct.sha256, "segmentation": case.segmentation.sha256},
         "warnings": list(case.warnings),
+        **({} if cropped.finding_map_DHW is None else {"mapped_findings": list(cropped.mapped_findings)}),
         **statistics(cropped, task.model.preprocessing.hu_window[0]),
     }
     write_shard(path, cropped, record)
@@ -133,13 +134,18 @@ def _usable(path: Path) -> Mapping[str, Any]:
 
 
 def volume_fingerprint(row: ManifestRow) -> str:
-    """Changes where the row's image or mask becomes another file, in name, size or time of change, or its correction changes.
+    """Changes where the row's image, mask or map of findings becomes another file (name, size, time of change), or its correction
+    changes.
 
     Raises:
         InputError: a file does not exist.
     """
     parts: list[object] = [row.correction.to_json() if row.correction else ""]
-    for what, path in (("image", row.image), ("segmentation", row.segmentation)):
+    for what, path in (
+        ("image", row.image),
+        ("segmentation", row.segmentation),
+        ("map of findings", row.findings),
+    ):
         if path is None:
             continue
         if not path.exists():

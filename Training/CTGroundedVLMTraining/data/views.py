@@ -1,6 +1,7 @@
 """One training view of a prepared case: a random crop, flips, and which organs it shows.
 
-Shapes: D, H, W as in ``CTGroundedVLMLib.preprocessing`` (to the patient's head, back and left); O organs, N image tokens.
+Shapes: D, H, W as in ``CTGroundedVLMLib.preprocessing`` (to the patient's head, back and left); O organs, N image tokens,
+K findings that were drawn in a case.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class View:
-    """``image_DHW``: float32 in [0, 1]. ``token_mask_ON``, ``visible_O``: for all organs of the model."""
+    """``image_DHW``: float32 in [0, 1]. ``token_mask_ON``, ``visible_O``: for all organs of the model.
+
+    ``finding_tokens_KN``: for the case's ``mapped_findings``; None where its findings were not drawn.
+    """
 
     case: PreparedCase
     image_DHW: torch.Tensor
     token_mask_ON: torch.Tensor
     visible_O: torch.Tensor
+    finding_tokens_KN: torch.Tensor | None = None
 
 
 def take_view(case: PreparedCase, model: ModelConfig, config: ViewConfig, random: np.random.Generator) -> View:
@@ -84,7 +89,11 @@ def take_view(case: PreparedCase, model: ModelConfig, config: ViewConfig, random
     image, organ_map = np.flip(image, flipped), np.ascontiguousarray(np.flip(organ_map, flipped))
     mask_ON = organ_token_mask(torch.from_numpy(organ_map), range(len(case.organs)), model.vision.patch_size)
     visible_O = torch.from_numpy(_visible(case, organ_map, config))
-    return View(case, torch.from_numpy(np.ascontiguousarray(image)), mask_ON, visible_O)
+    found_KN = None
+    if case.finding_map_DHW is not None:
+        drawn = np.ascontiguousarray(np.flip(_padded(case.finding_map_DHW[box], size, 0), flipped))
+        found_KN = organ_token_mask(torch.from_numpy(drawn), range(len(case.mapped_findings)), model.vision.patch_size)
+    return View(case, torch.from_numpy(np.ascontiguousarray(image)), mask_ON, visible_O, found_KN)
 
 
 def _padded(array: np.ndarray, size: Triple, value: float) -> np.ndarray:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from CTGroundedVLMLib import guards, image_file
-from CTGroundedVLMLib.errors import InputError, VolumeError
+from CTGroundedVLMLib.errors import InputError, SegmentationError, VolumeError
 from CTGroundedVLMLib.image_file import set_affine
 from CTGroundedVLMLib.segmentation_io import read_segmentation
-from CTGroundedVLMLib.types import CTCase, Volume
+from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
 from CTGroundedVLMLib.volume_io import read_ct
 
+from ..evaluate.grounding import read_label_map, read_truth
 from .manifest import Correction, ManifestRow
 
 RAD_CHESTCT_SPACING_MM = 0.8
@@ -46,6 +47,25 @@ def read_case(row: ManifestRow) -> CTCase:
         )
     ct = read_volume(row)
     return CTCase(ct, read_segmentation(row.segmentation, ct))
+
+
+def read_findings(row: ManifestRow, case: CTCase) -> Segmentation | None:
+    """The drawn findings of a row on its CT's grid, named "organ/finding"; None where the row names none.
+
+    Raises:
+        SegmentationError: the map is on another grid, or what its values mean (``truth.json``) is missing or damaged.
+    """
+    if row.findings is None:
+        return None
+    truth = read_truth(row.findings)
+    if truth is None:
+        raise SegmentationError(
+            f"Case {row.case_id}: {row.findings} has no truth.json beside it that says what its values mean. Keep both files "
+            "of the synthetic case together, or leave the manifest's column findings empty."
+        )
+    labels_kji = read_label_map(row.findings, case)
+    names = {planted["label"]: planted["key"] for planted in truth}
+    return Segmentation(labels_kji, names, str(row.findings), "")
 
 
 def _read_corrected(path: Path, correction: Correction) -> Volume:

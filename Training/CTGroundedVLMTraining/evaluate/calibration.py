@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.files import atomic_path
-from CTGroundedVLMLib.scoring import CALIBRATION_FORMAT
+from CTGroundedVLMLib.model.header import CONFIG, read_header
+from CTGroundedVLMLib.prompts import registry_prompts
+from CTGroundedVLMLib.scoring import CALIBRATION_FORMAT, calibration_name
+
+from .protocols import Item
 
 MIN_OF_CLASS = 5  # judgement: fewer volumes of a class say nothing about a slope
 _FLOOR = 1e-9  # a probability stored as exactly 0 or 1 has no finite margin
@@ -98,3 +103,42 @@ def write_calibration(path: Path, record: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def asked_by_an_analysis(item: Item, templates: bool) -> bool:
+    """Whether ``ctgvlm analyze`` asks for the finding in the very words of the protocol: a calibration holds for no others."""
+    question = item.questions[0]
+    if len(item.questions) > 1 or question.organ is None:
+        return False
+    asked = registry_prompts([question.organ], "all", templates)
+    return any((p.finding, p.positive, p.negative) == (question.finding, *question.pairs(templates)) for p in asked)
+
+
+def carry_calibration(model: Path, file: Path) -> Path:
+    """Put an evaluation's calibration into the folder of the model that it was fitted for.
+
+    An analysis then uses it by default, and asks for the findings that were evaluated (``findings`` of ``config.json``).
+
+    Returns:
+        The file in the model's folder; one of an earlier evaluation with the same settings is replaced.
+
+    Raises:
+        InputError: the file is damaged. ModelError: no model folder. OutputError: it cannot be written.
+    """
+    header = read_header(model)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        findings = [*record["findings"], *record["about"]["not_calibrated"]]
+        target = model / calibration_name(record["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no calibration of an evaluation ({type(error).__name__}: {error}).") from error
+    header["findings"] = sorted({*header.get("findings", ()), *findings})
+    try:
+        write_calibration(target, record)
+        with atomic_path(model / CONFIG) as temporary:
+            temporary.write_text(json.dumps(header, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{model} cannot be written ({error}). Free space, or copy the model to another folder."
+        ) from error
+    return target

@@ -70,6 +70,8 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
                        "and truth.json beside the CT), and retrieval of reports")  # fmt: skip
     group.add_argument("--heatmap-shifts", type=int, default=1, metavar="S", help="for --grounding (default 1: none)")
     group.add_argument("--retry-failed", action="store_true", help="try cases again that failed in an earlier run")
+    group.add_argument("--calibrate", action="store_true",
+                       help="write the calibration into the model's folder: an analysis then uses it by default")  # fmt: skip
 
 
 def _add_statistics(group: argparse._ArgumentGroup) -> None:
@@ -106,7 +108,14 @@ def _with_model(arguments: argparse.Namespace, settings: EvaluationSettings) -> 
 
     options = ModelRunOptions(**{f.name: getattr(arguments, f.name) for f in fields(ModelRunOptions)})
     run = run_model(options, _Progress(arguments.quiet))
-    _measure(arguments, settings, run.protocol, run.test, run.validation, run.about, run.extra(settings))
+    about, validation = dict(run.about), run.validation
+    if arguments.validation_scores is not None:
+        validation = _validation_table(arguments, run.protocol, about)
+    _measure(arguments, settings, run.protocol, run.test, validation, about, run.extra(settings))
+    if arguments.calibrate:
+        from .calibration import carry_calibration
+
+        print(f"Calibration: {carry_calibration(Path(arguments.model), arguments.output / 'calibration.json')}")
     for line in run.failures:
         print(f"ctgvlm-train: not scored: {line}", file=sys.stderr)
     return SOME_FAILED if run.failures else 0
@@ -122,16 +131,25 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if getattr(arguments, needs[kind]) is None:
         raise InputError(f"--{kind} needs --{needs[kind]} too.")
     aside = {
-        "scores": ("manifest", "validation_split", "grounding"),
-        "model": ("validation_scores", "validation_labels"),
+        "scores": ("manifest", "validation_split", "grounding", "calibrate"),
+        "model": (),
     }[kind]
     for name in aside:
         if getattr(arguments, name):
             raise InputError(f"--{name.replace('_', '-')} does not go with --{kind}.")
     if arguments.validation_labels and not arguments.validation_scores:
         raise InputError("--validation-labels needs --validation-scores too.")
+    if arguments.validation_scores and arguments.validation_split:
+        raise InputError("--validation-scores and --validation-split both name validation patients; leave out one.")
     if arguments.hold_out is not None and (arguments.validation_scores or arguments.validation_split):
         raise InputError("--hold-out makes a validation split; leave out the other one.")
+    if arguments.calibrate:
+        if not (arguments.validation_split or arguments.hold_out):
+            raise InputError(
+                "--calibrate needs --validation-split or --hold-out: other patients than those that are measured."
+            )
+        if not Path(arguments.model).is_dir():
+            raise InputError(f"--calibrate writes into the model's folder; --model {arguments.model} is none.")
     if arguments.validation_split == arguments.split and arguments.model is not None:
         raise InputError(f"The validation split and the split that is measured are both {arguments.split}.")
 
@@ -148,19 +166,29 @@ def _from_tables(arguments: argparse.Namespace) -> tuple[Protocol, Dataset, Data
         test, validation = hold_out(test, arguments.hold_out, arguments.seed)
         about["hold_out"] = arguments.hold_out
     elif arguments.validation_scores is not None:
-        labels = arguments.validation_labels or arguments.labels
-        other, validation = read_dataset(arguments.validation_scores, labels, arguments.protocol, arguments.label_map)
-        if other.items != protocol.items:
-            raise InputError(
-                f"{labels} and {arguments.labels} have different findings; the protocol corpus needs the same columns in both."
-            )
-        about |= {"validation_scores": str(arguments.validation_scores), "validation_labels": str(labels)}
-        made_by = read_about(arguments.validation_scores).get("model_sha256")
-        if made_by != about.get("model_sha256"):
-            raise InputError(
-                f"{arguments.validation_scores} and {arguments.scores} come from different models; score both with one."
-            )
+        validation = _validation_table(arguments, protocol, about)
     return protocol, test, validation, about
+
+
+def _validation_table(arguments: argparse.Namespace, protocol: Protocol, about: dict[str, Any]) -> Dataset:
+    """Validation patients from another table, scored by the same model; ``about`` is told of it."""
+    from .joining import read_dataset
+    from .score_table import read_about
+
+    labels = arguments.validation_labels or Path(about["labels"])
+    other, validation = read_dataset(arguments.validation_scores, labels, arguments.protocol, arguments.label_map)
+    if [item.key for item in other.items] != [item.key for item in protocol.items]:
+        raise InputError(
+            f"{labels} and {about['labels']} have different findings; the protocol corpus needs the same columns in both."
+        )
+    about |= {"validation_scores": str(arguments.validation_scores), "validation_labels": str(labels)}
+    made_by = read_about(arguments.validation_scores)
+    if any(made_by.get(name) != about.get(name) for name in ("model_sha256", "model_settings")):
+        raise InputError(
+            f"{arguments.validation_scores} and the measured scores come from different models or settings; score both "
+            "with one."
+        )
+    return validation
 
 
 def _measure(

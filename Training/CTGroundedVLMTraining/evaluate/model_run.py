@@ -17,7 +17,7 @@ from ..data.manifest import ManifestRow, read_manifest
 from .case_journal import CaseJournal, CaseRecord
 from .case_scorer import CaseScorer
 from .estimates import EvaluationSettings
-from .grounding import grounding_lines, summarize
+from .grounding import TOLERANCE_MM, grounding_lines, summarize
 from .joining import Dataset, hold_out, read_dataset
 from .outputs import Extra
 from .protocols import Protocol, choose_protocol
@@ -61,6 +61,7 @@ class ModelRunOptions:
             templates=self.templates,
             heatmap_shifts=self.heatmap_shifts,
             cache_folder=cache_folder(),
+            calibrate=False,  # what the model carries is made from raw probabilities, and is to be made anew
         )
 
 
@@ -103,12 +104,15 @@ def run_model(options: ModelRunOptions, progress: Progress = lambda done, total,
     analysis = replace(options.analysis(), precision=precision)
     scorer = CaseScorer(loaded, protocol, analysis, options.output if options.grounding else None)
     about = scorer.about() | {"model": options.model, "manifest": str(options.manifest), "labels": str(labels)}
+    about |= {"split": options.split, "validation_split": options.validation_split}
     settings = scorer.about() | {"protocol": protocol.to_record(), "grounding": options.grounding}
     # the precision that was asked for: what "auto" measures may differ when a run goes on
     settings |= {
         "heatmap_shifts": options.heatmap_shifts if options.grounding else None,
         "precision": options.precision,
     }
+    if options.grounding:
+        settings["pointing_tolerance_mm"] = TOLERANCE_MM
     with CaseJournal(options.output / "cases.jsonl", settings, retry_failed=options.retry_failed) as journal:
         try:
             _score(rows, scorer, journal, progress)

@@ -17,10 +17,12 @@ from rich.text import Text
 from CTGroundedVLMLib.errors import OutputError
 from CTGroundedVLMLib.files import atomic_path
 
-from .calibration import calibration_record, write_calibration
+from .calibration import asked_by_an_analysis, calibration_record, write_calibration
 from .estimates import Estimate
 from .evaluation import METRICS, Evaluation, FindingResult, SectionResult
 from .joining import Dataset
+from .measured import FILE as MEASURED
+from .measured import measured_csv
 from .pictures import write_pictures
 from .tables import listed
 
@@ -233,6 +235,7 @@ def write_evaluation(
     """
     text = json.dumps(record, indent=1, allow_nan=False)
     names = {"table": "metrics.csv", "markdown": "metrics.md", "roc": "roc.png", "reliability": "reliability.png"}
+    names["measured"] = MEASURED
     paths = {kind: folder / name for kind, name in names.items()} | {"metrics": folder / "metrics.json"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,6 +243,7 @@ def write_evaluation(
             paths["calibration"] = folder / "calibration.json"
             write_calibration(paths["calibration"], _calibration(evaluation, record["run"]))
         write_text(paths["table"], metrics_csv(evaluation))
+        write_text(paths["measured"], measured_csv([r.item.key for r in evaluation.findings], test))
         write_text(
             paths["markdown"],
             markdown(evaluation, extra.lines if extra else (), record["run"].get("model_notice") or ""),
@@ -258,16 +262,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _calibration(evaluation: Evaluation, run: Mapping[str, Any]) -> dict[str, Any]:
-    fits = {r.item.key: r.platt for r in evaluation.findings if r.platt}
+    templates = evaluation.protocol.templates
+    asked = [result for result in evaluation.findings if asked_by_an_analysis(result.item, templates)]
+    fits = {r.item.key: r.platt for r in asked if r.platt}
     points = {
-        r.item.key: {name: r.sections[name].threshold for name in ("youden", "sensitivity")}
-        for r in evaluation.findings
-        if r.platt
+        r.item.key: {name: r.sections[name].threshold for name in ("youden", "sensitivity")} for r in asked if r.platt
     }
     about = {
         "protocol": evaluation.protocol.name,
         "fitted_on": dict(evaluation.validation or {}),
         "target_sensitivity": evaluation.settings.target_sensitivity,
-        "not_calibrated": {r.item.key: r.not_calibrated for r in evaluation.findings if r.not_calibrated},
+        "not_calibrated": {r.item.key: r.not_calibrated for r in asked if r.not_calibrated},
+        "in_other_words": [r.item.key for r in evaluation.findings if r not in asked],
     }
     return calibration_record(fits, points, run.get("model_sha256"), run.get("model_settings") or {}, about)

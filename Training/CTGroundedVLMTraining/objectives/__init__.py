@@ -3,6 +3,7 @@
 from .base import Features, Objective
 from .clip import ImageReportContrast
 from .fvlm import OrganContrast
+from .questions import WithQuestions
 from .supervised import SupervisedHead
 
-__all__ = ["Features", "ImageReportContrast", "Objective", "OrganContrast", "SupervisedHead"]
+__all__ = ["Features", "ImageReportContrast", "Objective", "OrganContrast", "SupervisedHead", "WithQuestions"]

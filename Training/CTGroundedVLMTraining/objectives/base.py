@@ -19,19 +19,25 @@ from ..types import Batch
 
 @dataclass(frozen=True)
 class Features:
-    """One forward pass: organ features (B, O, E) and text features (P, E), both L2-normalised, and the temperature."""
+    """One forward pass: organ features (B, O, E) and text features (P, E), both L2-normalised, and the temperature.
+
+    ``located``: where the batch asks questions, see ``FVLM.token_margins``.
+    """
 
     organs_BOE: torch.Tensor
     texts_PE: torch.Tensor
     temperature: torch.Tensor
+    located: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, batch: Batch) -> Features:
         """Call the model (an FVLM, or its DDP or compiled wrapper) on a batch."""
-        organs_BOE, texts_PE, temperature = model(
-            batch.image_BDHW, batch.token_mask_BON, batch.text_ids_PT, batch.text_mask_PT
+        asked = batch.questions
+        organs_BOE, texts_PE, temperature, *located = model(
+            *(batch.image_BDHW, batch.token_mask_BON, batch.text_ids_PT, batch.text_mask_PT),
+            *(() if asked is None else (asked.organ_of_F, asked.prompt_of_F2)),
         )
-        return cls(organs_BOE, texts_PE, temperature)
+        return cls(organs_BOE, texts_PE, temperature, tuple(located))
 
 
 class Objective(nn.Module, ABC):

@@ -24,10 +24,12 @@ from CTGroundedVLMLib.files import atomic_path
 
 from .case import Case, case_name, make_case, studies_of
 from .case_files import CASES, PARTIAL, write_case
-from .kinds import KINDS
+from .kinds import label_columns
 from .settings import GENERATOR, Settings
 
-MANIFEST_COLUMNS = ("case_id", "patient_id", "study_id", "split", "image", "segmentation", "report", "labels", "source")
+MANIFEST_COLUMNS = (
+    *("case_id", "patient_id", "study_id", "split", "image", "segmentation", "report", "labels", "findings", "source"),
+)
 _RECORD, _LOCK = "corpus.json", ".lock"
 
 
@@ -228,11 +230,6 @@ def write_tables(root: Path, case_ids: list[str]) -> None:
         raise OutputError(f"{root}: the tables cannot be written ({error}); free some space, then run again") from error
 
 
-def label_columns() -> tuple[str, ...]:
-    """The "organ/finding" columns of labels.csv."""
-    return tuple(dict.fromkeys(key for kind in KINDS for key in (kind.key, *kind.implies)))
-
-
 def _manifest_row(truth: dict[str, Any]) -> dict[str, str]:
     folder = f"{CASES}/{truth['case_id']}"
     return {
@@ -241,6 +238,7 @@ def _manifest_row(truth: dict[str, Any]) -> dict[str, str]:
         "segmentation": f"{folder}/segmentation.nii.gz",
         "report": f"{folder}/report.txt",
         "labels": "labels.csv",
+        "findings": f"{folder}/findings.nii.gz",
         "source": "folder",
     }
 

@@ -87,3 +87,8 @@ TOGETHER: dict[tuple[str, str], float] = {
     ("splenomegaly", "pleural effusion"): 1.3,
     ("hepatic cyst", "renal cyst"): 1.5,
 }
+
+
+def label_columns() -> tuple[str, ...]:
+    """The "organ/finding" columns of labels.csv."""
+    return tuple(dict.fromkeys(key for kind in KINDS for key in (kind.key, *kind.implies)))

@@ -9,6 +9,7 @@ from typing import Any
 import vtk
 from PySide6 import QtCore, QtWidgets
 
+from qt_standin.members import cpp
 from qt_standin.qt_properties import start, stored
 from qt_standin.ui_loader import custom_widget
 
@@ -55,6 +56,17 @@ class SceneObserver:
         self._tags.clear()
 
 
+@cpp
+class qMRMLSortFilterProxyModel(QtCore.QObject):
+    """What a node selector leaves out; here only by the nodes' IDs."""
+
+    def __init__(self, parent: QtCore.QObject) -> None:
+        super().__init__(parent)
+        start(self).changed = lambda: None
+
+    hiddenNodeIDs = stored("QStringList", "hiddenNodeIDs", [], lambda self: self._d.changed())
+
+
 @custom_widget
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     """Lists the scene's nodes of the wanted classes and keeps one current; follows the scene."""
@@ -73,6 +85,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         state = start(self)
         state.scene, state.current, state.attributes = None, None, []
         state.observer, state.names, state.updating = SceneObserver(), SceneObserver(), False
+        state.filter = qMRMLSortFilterProxyModel(self)
+        state.filter._d.changed = self._refresh
         state.box = QtWidgets.QComboBox(self)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -115,12 +129,20 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._select(others[0] if others and not self.noneEnabled else None)
 
     def _shows(self, node: Any) -> bool:
-        if node is None or (node.GetHideFromEditors() and not self.showHidden):
+        values = self._d.values  # plain: this is asked of every node at every change of the scene
+        if node is None or (node.GetHideFromEditors() and not values.get("showHidden", False)):
             return False
-        wanted = [t for t in self.nodeTypes if (node.IsA(t) if self.showChildNodeTypes else node.GetClassName() == t)]
-        if not wanted or any(node.IsA(t) for t in self.hideChildNodeTypes):
+        of_class = node.IsA if values.get("showChildNodeTypes", True) else node.GetClassName().__eq__
+        if not any(of_class(kind) for kind in values.get("nodeTypes", ())):
+            return False
+        if any(node.IsA(kind) for kind in values.get("hideChildNodeTypes", ())):
+            return False
+        if node.GetID() in self._d.filter._d.values.get("hiddenNodeIDs", ()):
             return False
         return all(_matches(node, name, value) for kind, name, value in self._d.attributes if node.IsA(kind))
+
+    def sortFilterProxyModel(self) -> qMRMLSortFilterProxyModel:
+        return self._d.filter
 
     # ------------------------------------------------------------------ list
     def nodes(self) -> list[Any]:

@@ -103,6 +103,13 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._d.entered = False
         self._d.python_self.exit()
 
+    def reload(self) -> None:
+        """What ``slicer.util.reloadScriptedModule`` ends with: another Python widget, set up; entered is not called."""
+        name = self._d.python_self.moduleName
+        self._d.python_self = getattr(sys.modules[name], name + "Widget")(self)
+        setattr(slicer.modules, name + "Widget", self._d.python_self)
+        self._d.python_self.setup()
+
 
 class ScriptedLoadableModule:
     """Base class of a module's description."""
@@ -165,6 +172,10 @@ class ScriptedLoadableModuleWidget:
 
     def cleanup(self) -> None:
         """Overridden by the module."""
+
+    def onReload(self) -> None:
+        """Developer mode's button: Slicer's own function, which loads the module's file, and nothing else, anew."""
+        slicer.util.reloadScriptedModule(self.moduleName)
 
     def _onModuleAboutToBeUnloaded(self, moduleName: str) -> None:
         if moduleName == self.moduleName:
