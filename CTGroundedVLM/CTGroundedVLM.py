@@ -228,7 +228,7 @@ class CTGroundedVLMLogic(ScriptedLoadableModuleLogic):
 
         :param segmentationNode: None: TotalSegmentator makes one.
         :param report: the report's text, or its vtkMRMLTextNode.
-        :param model: "untrained", an installed model's name or a model folder; "": the first installed one, or "untrained".
+        :param model: "untrained", the name of a model or a model folder; "": the first installed one, else "starter".
         :param options: fields of CTGroundedVLMLib.pipeline.AnalysisOptions, e.g. {"mode": "reference", "heatmaps": 8}.
         :param onDone: called with the result; without it this method blocks and returns the result.
         :param onError: called with the error where onDone is given; without onDone errors are raised.

@@ -12,7 +12,7 @@ from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.model.tokenizer import load_tokenizer
 
 from .config import TrainingConfig
-from .data.collate import Collator
+from .data.collate import Collator, organ_numbers
 from .data.dataset import PreparedDataset
 from .data.loader import BatchOrder, TrainingLoader
 from .initialization import initial_model
@@ -120,7 +120,10 @@ def make_objective(config: TrainingConfig) -> Objective:
 
 def _with_questions(base: Objective, config: TrainingConfig) -> Objective:
     chosen = config.objective
-    return WithQuestions(base, chosen.presence, chosen.location) if chosen.asks else base
+    if not chosen.asks:
+        return base
+    organ_numbers(config.findings, list(config.model.organs))  # refuses what cannot be asked before a run starts
+    return WithQuestions(base, chosen.presence, chosen.location)
 
 
 def make_collator(

@@ -65,8 +65,9 @@ def scale_for_scratch(model: FVLM) -> None:
     At small width BERT's fixed std of 0.02 makes every layer's output vanish beside the residual (post-norm), so that all texts
     have the same feature (measured: cosine 0.9999); patches of different brightness look the same after the first LayerNorm,
     since inputs lie in [0, 1] and the patch embedding only scales one direction with the brightness; queries of zero attend to
-    all tokens alike. So: Xavier's width-dependent scale for the text tower's matrices, the patch embedding's bias such that an
-    image of mean intensity gives zero, and small random queries.
+    all tokens alike; and an organ's projection of std 0.02 changes by a tenth in one step of AdamW at the rates that a small model
+    bears. So: Xavier's width-dependent scale for the text tower's matrices, He's for convolutions and the patch embedding, a bias
+    there such that an image of mean intensity gives zero, unit scale for the projections, and small random queries.
     """
     for module in model.text.modules():
         if isinstance(module, nn.Linear):
@@ -74,11 +75,12 @@ def scale_for_scratch(model: FVLM) -> None:
             nn.init.zeros_(module.bias)
     embedding = model.vision.patch_embedding.patch_embeddings
     convolutions = [module for module in model.vision.stem if isinstance(module, nn.Conv3d)]
-    for conv in convolutions:
+    for conv in (*convolutions, embedding):
         nn.init.kaiming_normal_(conv.weight)
         nn.init.zeros_(conv.bias)
     first = convolutions[0] if convolutions else embedding
     first.bias.copy_(-MEAN_INTENSITY * first.weight.flatten(1).sum(1))
+    nn.init.normal_(model.pooling.projection_weight, std=model.pooling.projection_weight.shape[-1] ** -0.5)
     nn.init.normal_(model.pooling.queries, std=QUERY_STD)
 
 

@@ -98,7 +98,7 @@ class Validation:
         own = len(batch.text_ids_PT)
         with learner.model.autocast(learner.config.precision):
             both = Features.of(learner.exported(), self._with_prompts(batch, asked))
-        features = Features(both.organs_BOE, both.texts_PE[:own], both.temperature)
+        features = Features(both.organs_BOE, both.texts_PE[:own], both.temperature, both.located)
         positive_FE, negative_FE = both.texts_PE[own:].view(-1, 2, both.texts_PE.shape[-1]).unbind(1)
         margins_BF = torch.einsum("bfe,fe->bf", both.organs_BOE[:, organs], positive_FE - negative_FE)
         return features, margins_BF, labels_BF

@@ -101,7 +101,7 @@ class VisionConfig:
 
     @property
     def stem_strides(self) -> tuple[Triple, ...]:
-        """Of each convolution: it halves what is left of the patch along every axis where that is even, the longest ones first."""
+        """Of each convolution: it halves what is left of the patch along every axis where that is even, the longest first."""
         strides, left = [], self.patch_size
         for _ in self.stem:
             halved = tuple(n % 2 == 0 and 2 * n > max(left) for n in left)

@@ -106,7 +106,8 @@ class FVLM(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """The margin of every question for every token of its organ, as if the organ consisted of this token alone.
 
-        With one token attention has no choice, so that the feature is the projected value of the token (the mean of its levels).
+        With one token attention can choose among its levels only; here all of them count the same, so that the feature is the
+        projected value of their mean. With one level it is exactly that of an organ of one token.
 
         Returns:
             margins, and for each of them the numbers of its case, its question and its token; all (M,).

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from CTGroundedVLMLib.anatomy import findings as registry_findings
 from CTGroundedVLMLib.errors import InputError
 
+from ..objectives.clip import WHOLE_BODY
 from ..types import ABNORMAL, NORMAL, SKIP, Batch, OrganText, Questions, text_key
 from .views import View
 
@@ -130,9 +131,7 @@ class Collator:
         )
 
     def _questions(self, views: Sequence[View], prompts: list[list[int]]) -> Questions:
-        organs = list(views[0].case.organs)
-        # a model of the whole body has one organ for all findings
-        organ_of_F = [0 if len(organs) == 1 else organs.index(name.partition("/")[0]) for name in self._findings]
+        organ_of_F = organ_numbers(self._findings, views[0].case.organs)
         tokens_BFN = torch.zeros(len(views), len(self._findings), views[0].token_mask_ON.shape[1], dtype=torch.bool)
         for b, view in enumerate(views):
             if view.finding_tokens_KN is not None:
@@ -148,6 +147,21 @@ class Collator:
     def _labels(self, views: Sequence[View]) -> torch.Tensor:
         rows = [[view.case.labels.get(finding, float("nan")) for finding in self._findings] for view in views]
         return torch.tensor(rows, dtype=torch.float32).view(len(views), len(self._findings))
+
+
+def organ_numbers(findings: Sequence[str], organs: Sequence[str]) -> list[int]:
+    """The number of each finding's organ; of the whole body for all findings of a model that has it.
+
+    Raises:
+        InputError: findings of organs that the model does not have.
+    """
+    if missing := [name for name in findings if not {name.partition("/")[0], WHOLE_BODY} & set(organs)]:
+        raise InputError(
+            f"The model has no organ for the findings {', '.join(missing)} (its organs: {', '.join(organs)}). "
+            "Leave them out of findings."
+        )
+    own = [name.partition("/")[0] for name in findings]
+    return [list(organs).index(organ if organ in organs else WHOLE_BODY) for organ in own]
 
 
 def _prompts(findings: Sequence[str]) -> list[tuple[str, str]]:

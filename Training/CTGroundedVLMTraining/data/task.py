@@ -20,7 +20,7 @@ from .manifest import ManifestRow
 from .masks import segmented
 from .shards import read_record, shard_name, write_shard
 from .texts import OrganTexts, report_of, texts_by_rules
-from .volumes import read_case, read_findings
+from .volumes import read_case, read_findings, truth_of
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _usable(path: Path) -> Mapping[str, Any]:
 
 
 def volume_fingerprint(row: ManifestRow) -> str:
-    """Changes where the row's image, mask or map of findings becomes another file (name, size, time of change), or its correction
-    changes.
+    """Changes where the row's image, mask, or map of findings (or what its values mean) becomes another file (name, size, time of
+    change), or its correction changes.
 
     Raises:
         InputError: a file does not exist.
@@ -153,6 +153,8 @@ def volume_fingerprint(row: ManifestRow) -> str:
                 f"Case {row.case_id}: its {what} does not exist: {path}. Correct the manifest, or copy the file."
             )
         members = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        if path == row.findings and (truth := truth_of(path)).is_file():
+            members.append(truth)
         parts.append([[p.name, (stat := p.stat()).st_size, stat.st_mtime_ns] for p in members])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

@@ -14,7 +14,7 @@ from CTGroundedVLMLib.segmentation_io import read_segmentation
 from CTGroundedVLMLib.types import CTCase, Segmentation, Volume
 from CTGroundedVLMLib.volume_io import read_ct
 
-from ..evaluate.grounding import read_label_map, read_truth
+from ..evaluate.grounding import TRUTH, label_map_of, planted_of
 from .manifest import Correction, ManifestRow
 
 RAD_CHESTCT_SPACING_MM = 0.8
@@ -57,15 +57,20 @@ def read_findings(row: ManifestRow, case: CTCase) -> Segmentation | None:
     """
     if row.findings is None:
         return None
-    truth = read_truth(row.findings)
-    if truth is None:
+    truth = truth_of(row.findings)
+    if not truth.is_file():
         raise SegmentationError(
-            f"Case {row.case_id}: {row.findings} has no truth.json beside it that says what its values mean. Keep both files "
+            f"Case {row.case_id}: {row.findings} has no {TRUTH} beside it that says what its values mean. Keep both files "
             "of the synthetic case together, or leave the manifest's column findings empty."
         )
-    labels_kji = read_label_map(row.findings, case)
-    names = {planted["label"]: planted["key"] for planted in truth}
+    names = {planted["label"]: planted["key"] for planted in planted_of(truth)}
+    labels_kji = label_map_of(row.findings, case)
     return Segmentation(labels_kji, names, str(row.findings), "")
+
+
+def truth_of(findings: Path) -> Path:
+    """The file that says what the values of a map of findings mean."""
+    return findings.parent / TRUTH
 
 
 def _read_corrected(path: Path, correction: Correction) -> Volume:

@@ -34,12 +34,18 @@ class CaseScorer:
 
     Args:
         features_in: folder for the features that retrieval needs; None: neither heatmaps nor retrieval.
+        grounded_split: the split whose cases get them; None: all.
     """
 
     def __init__(
-        self, loaded: LoadedModel, protocol: Protocol, options: AnalysisOptions, features_in: Path | None = None
+        self,
+        loaded: LoadedModel,
+        protocol: Protocol,
+        options: AnalysisOptions,
+        features_in: Path | None = None,
+        grounded_split: str | None = None,
     ) -> None:
-        self.loaded, self.options = loaded, options
+        self.loaded, self.options, self._grounded_split = loaded, options, grounded_split
         self._features = features_in / "features" if features_in else None
         self.organs = tuple(loaded.config.organs)
         self._prompts = {q.key: _prompt(q, self.organs, options.templates) for q in protocol.questions}
@@ -80,7 +86,7 @@ class CaseScorer:
                 else {"probability": score.probability, "margin": score.margin}
                 for question, score in zip(self.asked, scores, strict=True)
             }
-            if self._features:
+            if self._features and self._grounded_split in (None, row.split):
                 fields["grounding"] = tuple(self._grounding(row, session))
                 fields["report_error"] = self._keep_features(row, session)
         except (InputError, ResourceError) as error:

@@ -42,8 +42,15 @@ def read_truth(image: Path) -> list[dict[str, Any]] | None:
         SegmentationError: the file is damaged.
     """
     path = image.parent / TRUTH
-    if not path.is_file() or not (image.parent / LABEL_MAP).is_file():
-        return None
+    return planted_of(path) if path.is_file() and (image.parent / LABEL_MAP).is_file() else None
+
+
+def planted_of(path: Path) -> list[dict[str, Any]]:
+    """The findings of a truth file: "key" ("organ/finding"), "label" (value in the label map) and "focal".
+
+    Raises:
+        SegmentationError: the file is damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["findings"]
         return [
@@ -56,15 +63,25 @@ def read_truth(image: Path) -> list[dict[str, Any]] | None:
 
 
 def read_label_map(image: Path, case: CTCase) -> np.ndarray:
-    """``findings.nii.gz`` (K, J, I), on the CT's grid. Raises SegmentationError."""
+    """``findings.nii.gz`` (K, J, I) beside ``image``, on the CT's grid. Raises SegmentationError."""
+    return label_map_of(image.parent / LABEL_MAP, case)
+
+
+def label_map_of(path: Path, case: CTCase) -> np.ndarray:
+    """A file of whole numbers (K, J, I) on the CT's grid.
+
+    Raises:
+        SegmentationError: it cannot be read, is on another grid, or holds no whole numbers.
+    """
     from CTGroundedVLMLib import image_file
 
-    path = image.parent / LABEL_MAP
     header = image_file.read_header(path, f"label map {path}", SegmentationError)
     labels_kji = image_file.read_pixels(header, SegmentationError)
     same = labels_kji.shape == case.ct.array_kji.shape and np.allclose(header.ijk_to_ras, case.ct.ijk_to_ras, atol=1e-2)
     if not same:
-        raise SegmentationError(f"{path} is not on the grid of {image}. Make the case again.")
+        raise SegmentationError(f"{path} is not on the grid of {case.ct.source or case.ct.name}. Make the case again.")
+    if labels_kji.dtype.kind not in "iu":
+        raise SegmentationError(f"{path} holds {labels_kji.dtype} values; expected whole numbers. Save it as a label map.")
     return labels_kji
 
 

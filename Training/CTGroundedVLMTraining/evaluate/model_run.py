@@ -102,7 +102,7 @@ def run_model(options: ModelRunOptions, progress: Progress = lambda done, total,
     loaded = find_model(options.model, choose_device(options.device))
     precision = choose_precision(options.precision, loaded.model.device)  # once: "auto" measures
     analysis = replace(options.analysis(), precision=precision)
-    scorer = CaseScorer(loaded, protocol, analysis, options.output if options.grounding else None)
+    scorer = CaseScorer(loaded, protocol, analysis, options.output if options.grounding else None, options.split)
     about = scorer.about() | {"model": options.model, "manifest": str(options.manifest), "labels": str(labels)}
     about |= {"split": options.split, "validation_split": options.validation_split}
     settings = scorer.about() | {"protocol": protocol.to_record(), "grounding": options.grounding}
@@ -113,6 +113,7 @@ def run_model(options: ModelRunOptions, progress: Progress = lambda done, total,
     }
     if options.grounding:
         settings["pointing_tolerance_mm"] = TOLERANCE_MM
+        settings["grounded_split"] = options.split  # cases of another one have neither heatmaps nor features
     with CaseJournal(options.output / "cases.jsonl", settings, retry_failed=options.retry_failed) as journal:
         try:
             _score(rows, scorer, journal, progress)

@@ -22,8 +22,8 @@ MOST_POSITIVE_WEIGHT = 20.0
 class WithQuestions(Objective):
     """Another objective, and two more losses.
 
-    "presence"  BCE of m with the label, positives of a finding weighted by min(negatives / positives, 20) of the batch: RadFinder's
-                disease loss (arXiv 2603.02026), whose weights are those of its whole data set.
+    "presence"  BCE of m with the label, positives of a finding weighted by negatives / positives of the batch, but by 1 to 20:
+                the disease loss of RadFinder (arXiv 2603.02026), whose weights are those of its whole data set.
     "location"  BCE of each token's margin with whether the finding has a voxel there, among the tokens of its organ; tokens with
                 and without it weigh the same, and findings weigh the same. Of cases whose findings were drawn; ours, no paper's.
 
@@ -84,6 +84,8 @@ class WithQuestions(Objective):
     def _location(self, features: Features, batch: Batch) -> torch.Tensor:
         """Sums over the tokens of this rank's cases, then over ranks: the mean is that of the joint batch."""
         margins_M, case_M, finding_M, token_M = features.located
+        # divided by the clamped temperature: beyond its limits nothing moves it further
+        margins_M = margins_M * (features.temperature / features.temperature.clamp(*TEMPERATURE_LIMITS))
         asked = batch.questions
         # where a finding lies that was not drawn under its own name (an opacity that is a consolidation), nobody knows
         known_BF = asked.mapped_B[:, None] & ((batch.labels_BF == 0) | asked.tokens_BFN.any(-1))

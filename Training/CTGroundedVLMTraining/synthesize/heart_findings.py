@@ -41,12 +41,14 @@ _CORONARIES = {
 
 
 def coronary_calcification(scene: Scene, grade: float) -> Drawn | None:
-    """Calcified plaques along one to three coronary arteries."""
+    """Calcified plaques along one to three coronary arteries; None where no voxel is of the heart's surface (large voxels)."""
     organ = scene.organ("heart")
     box = scene.box(scene.mask("heart"))
     low = np.array([part.start for part in reversed(box)]) * scene.spacing
     size = np.array([part.stop - part.start for part in reversed(box)]) * scene.spacing
     surface = np.argwhere((organ.depth > -5) & (organ.depth < 2.5) & (scene.hu[organ.box] > -300))
+    if not len(surface):
+        return None
     points = (surface + [part.start for part in organ.box])[:, ::-1] * scene.spacing
     vessels = list(_CORONARIES)[
         : 1 + int(scene.rng.random() < between(0.1, 0.9, grade)) * int(scene.rng.integers(1, 3))
