@@ -65,8 +65,8 @@ def scale_for_scratch(model: FVLM) -> None:
     At small width BERT's fixed std of 0.02 makes every layer's output vanish beside the residual (post-norm), so that all texts
     have the same feature (measured: cosine 0.9999); patches of different brightness look the same after the first LayerNorm,
     since inputs lie in [0, 1] and the patch embedding only scales one direction with the brightness; queries of zero attend to
-    all tokens alike; and an organ's projection of std 0.02 changes by a tenth in one step of AdamW at the rates that a small model
-    bears. So: Xavier's width-dependent scale for the text tower's matrices, He's for convolutions and the patch embedding, a bias
+    all tokens alike; and an organ's projection of std 0.02 changes by a tenth in one step of AdamW at a small model's rates.
+    So: Xavier's width-dependent scale for the text tower's matrices, He's for convolutions and the patch embedding, a bias
     there such that an image of mean intensity gives zero, unit scale for the projections, and small random queries.
     """
     for module in model.text.modules():

@@ -50,7 +50,10 @@ def within(part: Box, whole: Box) -> Box:
 
 
 def smooth_noise(rng: np.random.Generator, correlation_mm: float, grid: Grid = SAMPLE_GRID) -> np.ndarray:
-    """A float32 field (K, J, I) of mean about 0 and standard deviation 1: cubic B-splines through white noise."""
+    """A float32 field (K, J, I) of mean about 0 and standard deviation 1: cubic B-splines through white noise.
+
+    One voxel has no deviation: its field is 0.
+    """
     bases, knots = [], []
     for count, step in zip(grid.shape_kji, reversed(grid.spacing_ijk), strict=True):
         position = np.arange(count) * step / correlation_mm
@@ -62,7 +65,8 @@ def smooth_noise(rng: np.random.Generator, correlation_mm: float, grid: Grid = S
     field = rng.standard_normal(knots, dtype=np.float32)
     for axis, basis in enumerate(bases):
         field = np.moveaxis(np.tensordot(basis, field, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(field / field.std())
+    deviation = field.std()
+    return np.ascontiguousarray(field / deviation) if deviation else np.zeros_like(field)
 
 
 class Canvas:

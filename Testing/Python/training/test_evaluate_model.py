@@ -238,6 +238,22 @@ def test_grounding_and_retrieval_are_measured_with_the_model(corpus, tmp_path):
     assert "## Retrieval among 3 cases with 3 different reports" in text
 
 
+def test_heatmaps_and_features_are_made_of_the_measured_split_only(corpus, tmp_path, capsys):
+    assert run(corpus, tmp_path, "--grounding", "--validation-split", "validation") == 0
+    records = {r["case_id"]: r for r in map(json.loads, (tmp_path / "cases.jsonl").read_text().splitlines()[1:])}
+    assert {name: len(record["grounding"]) for name, record in records.items()} == {
+        "p1_a": 2,
+        "p1_b": 2,
+        "p2_a": 2,
+        "p3_a": 0,
+    }
+    assert len(list((tmp_path / "features").iterdir())) == 3
+    assert table(tmp_path / "validation_scores.csv").keys() == {"p3_a"}
+    assert json.loads((tmp_path / "metrics.json").read_text())["grounding"]["lung/Lung nodule"]["findings"] == 3
+    assert run(corpus, tmp_path, "--grounding", "--split", "validation") == 3  # its cases have no heatmap here
+    assert "made with other settings (grounded_split)" in capsys.readouterr().err
+
+
 # --- Grounding by hand
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from CTGroundedVLMLib import anatomy
 from CTGroundedVLMLib.errors import InputError
+from CTGroundedVLMLib.sample.canvas import Grid, smooth_noise
 from CTGroundedVLMTraining.synthesize.case import finding_map, make_case, split_of, truth_labels
 from CTGroundedVLMTraining.synthesize.kinds import KIND, KINDS, LOBES, TOGETHER
 from CTGroundedVLMTraining.synthesize.scene import Drawn
@@ -193,6 +194,24 @@ def test_labels_follow_what_was_drawn_and_what_it_implies():
     assert planned_but_not_seen["liver/Liver metastasis"] == 0
     hidden = truth_labels((), {}, seen | {"kidney": 0.1})
     assert not any(key.startswith("kidney/") for key in hidden)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_finding_that_the_voxels_are_too_large_for_is_left_out_and_its_label_is_unknown():
+    case = make_case(settings(("coronary calcification", "pleural effusion"), spacing_ijk=(10.0, 10.0, 12.0)), 2, 0)
+    assert [d.kind.name for d in case.drawn] == ["pleural effusion"]
+    assert case.labels["lung/Pleural effusion"] == 1
+    assert "heart/Coronary artery wall calcification" not in case.labels
+    assert case.labels["heart/Cardiomegaly"] == 0
+
+
+def test_noise_on_one_voxel_is_nothing_and_on_more_it_has_the_deviation_1():
+    rng = np.random.default_rng(0)
+    one, many = (
+        smooth_noise(rng, 8.0, Grid(shape, (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))) for shape in ((1, 1, 1), (9, 20, 20))
+    )
+    assert one.tolist() == [[[0.0]]]
+    assert many.std() == pytest.approx(1, abs=1e-3)
 
 
 def test_the_finding_map_gives_a_shared_voxel_to_the_later_finding():

@@ -107,7 +107,8 @@ def test_a_supervised_run_exports_its_head_beside_the_model(prepared, tmp_path):
     from safetensors.torch import load_file
 
     findings = '["lung/Emphysema", "heart/Cardiomegaly"]'
-    changes = ("objective.name=supervised", f"findings={findings}", "initial.tokenizer=registry")
+    plain = ("objective.name=supervised", "objective.presence=0", "objective.location=0")
+    changes = (*plain, f"findings={findings}", "initial.tokenizer=registry")
     assert train_command(prepared, tmp_path / "run", *changes) == 0
     head = load_file(tmp_path / "run" / "model" / "head.safetensors")
     assert head["weight"].shape == (2, 24)

@@ -77,7 +77,8 @@ def test_a_configuration_survives_json(name):
 def test_set_changes_fields_at_any_depth():
     changes = [
         "optimizer.lr=3e-4",
-        "model.vision.levels=[0, 2]",
+        "model.vision.levels=[0, 1]",
+        "model.vision.narrow_windows=[[0.1, 0.2], [0.5, 1]]",
         "ema=none",
         "compile=true",
         "batch_size=3",
@@ -86,7 +87,8 @@ def test_set_changes_fields_at_any_depth():
         "initial.tokenizer=/a folder/with=sign",
     ]
     config = with_changes(recipe("starter"), changes)
-    assert (config.optimizer.lr, config.model.vision.levels, config.ema) == (3e-4, (0, 2), None)
+    assert (config.optimizer.lr, config.model.vision.levels, config.ema) == (3e-4, (0, 1), None)
+    assert config.model.vision.narrow_windows == ((0.1, 0.2), (0.5, 1))
     assert (config.compile, config.batch_size, config.peak_tflops) == (True, 3, 7.0)
     assert config.initial == InitialWeights("random", tokenizer="/a folder/with=sign")
     assert config.optimizer.weight_decay == recipe("starter").optimizer.weight_decay

@@ -11,10 +11,10 @@ Paths are relative to the manifest's folder, or absolute. An empty cell (or null
     report, report_text   optional: a text file, or the text itself
     organ_texts    optional: what ``ctgvlm-train decompose`` has written, with case_id or study_id as report_id
     labels         optional: a CSV with case_id and a column per "organ/finding" (1, 0, empty: unknown)
-    findings       optional: label map of the findings' voxels, with truth.json beside it as ``ctgvlm-train synthesize`` writes it
     label_kind     optional: "truth", "expert", or "silver" where a program read the labels out of reports
     correction     optional, JSON: how stored values become HU, see ``Correction``
     source         optional: where the row comes from ("folder", "ct-rate", ...)
+    findings       optional: label map of the findings' voxels, with truth.json beside it as ``ctgvlm-train synthesize`` writes it
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class ManifestRow:
     report_text: str = ""
     organ_texts: Path | None = None
     labels: Path | None = None
-    findings: Path | None = None
     label_kind: LabelKind = ""
     correction: Correction | None = None
     source: str = ""
+    findings: Path | None = None
 
     @property
     def has_report(self) -> bool:

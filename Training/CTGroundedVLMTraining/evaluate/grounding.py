@@ -81,7 +81,9 @@ def label_map_of(path: Path, case: CTCase) -> np.ndarray:
     if not same:
         raise SegmentationError(f"{path} is not on the grid of {case.ct.source or case.ct.name}. Make the case again.")
     if labels_kji.dtype.kind not in "iu":
-        raise SegmentationError(f"{path} holds {labels_kji.dtype} values; expected whole numbers. Save it as a label map.")
+        raise SegmentationError(
+            f"{path} holds {labels_kji.dtype} values; expected whole numbers. Save it as a label map."
+        )
     return labels_kji
 
 
