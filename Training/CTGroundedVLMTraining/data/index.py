@@ -137,7 +137,8 @@ class IndexWriter:
             content = self._file.read()
             for line in parse_index(content, str(folder)).values():
                 self._keep(json.loads(content[line.offset : line.offset + line.length]))
-            self._file.truncate(content.rfind(b"\n") + 1)  # half a line of a killed run
+            if not content.endswith(b"\n"):
+                self._file.truncate(content.rfind(b"\n") + 1)  # half a line of a killed run
         except OSError as error:
             raise OutputError(f"{folder / INDEX}: cannot be written ({error}); give a writable folder.") from error
 
