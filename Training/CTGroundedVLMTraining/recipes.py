@@ -21,6 +21,7 @@ from CTGroundedVLMLib.model.config import (
 )
 
 from .config import InitialWeights, ObjectiveConfig, OptimizerConfig, TrainingConfig
+from .data.collate import TextConfig as OrganTexts
 from .data.views import ViewConfig
 from .objectives.clip import WHOLE_BODY, whole_body_organs
 from .synthesize.kinds import label_columns
@@ -106,9 +107,9 @@ def starter() -> TrainingConfig:
     model = ModelConfig(
         organs=organs,
         vision=replace(
-            vision, background_tokens=False, narrow_windows=(_shares((-130.0, 230.0), hu_window),), stem=(12, 32)
+            vision, background_tokens=False, narrow_windows=(_shares((-130.0, 230.0), hu_window),), stem=(8, 24)
         ),
-        text=TextConfig(2048, 128, 512, blocks=2, heads=4, positions=128, max_tokens=128, dropout=0.0),
+        text=TextConfig(2048, 128, 512, blocks=1, heads=4, positions=128, max_tokens=128, dropout=0.0),
         preprocessing=PreprocessingConfig(
             spacing_mm=(6.0, 3.0, 3.0),
             hu_window=hu_window,
@@ -122,12 +123,13 @@ def starter() -> TrainingConfig:
     return TrainingConfig(
         name="starter",
         model=model,
-        objective=ObjectiveConfig("fvlm", "normal", presence=20.0, location=60.0),
+        objective=ObjectiveConfig("fvlm", "normal", presence=60.0, location=600.0),
         findings=tuple(name for name in label_columns() if name in registry_findings(model)),
-        optimizer=OptimizerConfig(2e-3, 2e-5, 60, "step", weight_decay=0.05, clip_norm=1.0),
+        optimizer=OptimizerConfig(3e-3, 3e-5, 30, "step", weight_decay=0.05, clip_norm=1.0),
         views=ViewConfig(noise_hu=5.0),
+        texts=OrganTexts(normal_text="template"),
         initial=InitialWeights("scratch", tokenizer="corpus"),
-        batch_size=8,
+        batch_size=16,
         epochs=25,
         ema=0.998,
         workers=1,
