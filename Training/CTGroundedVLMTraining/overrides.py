@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from CTGroundedVLMLib.errors import CTGroundedVLMError, InputError
+from CTGroundedVLMLib.model.config import as_tuple
 
 from .config import TrainingConfig
 
@@ -76,15 +77,10 @@ def _value(kind: Any, present: Any, assignment: str, text: str) -> Any:
             value = text
     if float in allowed and type(value) is int:
         value = float(value)
-    value = _as_tuple(value)
+    value = as_tuple(value)
     plain = tuple(a for a in (typing.get_origin(a) or a for a in allowed) if isinstance(a, type))
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
         raise InputError(
             f"--set {assignment}: expected {' or '.join('none' if a is types.NoneType else a.__name__ for a in plain)}."
         )
     return value
-
-
-def _as_tuple(value: Any) -> Any:
-    """JSON's lists, also those within lists, are tuples in a configuration."""
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

@@ -168,7 +168,7 @@ class ModelConfig:
         values = dict(data)
         try:
             for name, kind in (("vision", VisionConfig), ("text", TextConfig), ("preprocessing", PreprocessingConfig)):
-                values[name] = kind(**{k: _as_tuple(v) for k, v in values[name].items()})
+                values[name] = kind(**{k: as_tuple(v) for k, v in values[name].items()})
             values["organs"] = {name: tuple(segments) for name, segments in values["organs"].items()}
             return cls(**values)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -178,9 +178,9 @@ class ModelConfig:
             ) from error
 
 
-def _as_tuple(value: Any) -> Any:
-    """JSON's lists are tuples here."""
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+def as_tuple(value: Any) -> Any:
+    """JSON's lists, also those within lists, are tuples in a configuration."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def fvlm_config(group: str = "fvlm4") -> ModelConfig:

@@ -199,7 +199,7 @@ def test_a_wheel_holds_the_bundled_models_that_the_tree_holds(starter, tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path], cwd=tree, capture_output=True, text=True, timeout=120
     )
-    if "No module named 'setuptools'" in done.stderr or "Cannot import" in done.stderr:
+    if "No module named 'setuptools'" in done.stderr:
         pytest.skip("needs setuptools")
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
