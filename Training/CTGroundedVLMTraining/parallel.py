@@ -45,6 +45,7 @@ def process_group(parallel: str) -> Iterator[torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield device
+        dist.barrier()  # a rank that leaves while another still talks to it can abort both (threads of gloo and its store)
     finally:
         dist.destroy_process_group()
 

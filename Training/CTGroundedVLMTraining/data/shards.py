@@ -32,7 +32,7 @@ from .crop import CroppedCase
 FORMAT, VERSION = "ctgvlm-case", 1
 SUFFIX = ".case"
 _RECORD, _HU, _ORGANS, _FINDINGS = "case.json", "hu.blosc", "organ_map.blosc", "finding_map.blosc"
-_DATE = (1980, 1, 1, 0, 0, 0)  # the same input makes the same file
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same input makes the same file (with the same version of zstd)
 _LEVEL = 3
 
 
