@@ -83,11 +83,13 @@ def _add_all(
     inputs: dict[str, slicer.vtkMRMLNode | None],
 ) -> Generator[float, None, AnalysisNodes]:
     """Node by node. Until the last step nothing refers to the new nodes, and they are removed again if it does not come."""
+    from ..export.labels import notice  # here: a loaded scene is shown without it
+
     volume, report = inputs["CT"], inputs["Report"]
     name, identifier = volume.GetName(), uuid.uuid4().hex
     with scene_edit.undone_on_error(scene) as made:
         findings = _add(scene, made, "vtkMRMLTableNode", f"{name} findings")
-        fill_findings_table(findings, result.findings, result.comparisons)
+        fill_findings_table(findings, result.findings, result.comparisons, notice(result.model))
         yield 1.0
         organs = _add(scene, made, "vtkMRMLTableNode", f"{name} organs")
         fill_organs_table(organs, result.organs, float(np.prod(result.case.ct.spacing_ijk)) / 1000)
@@ -193,7 +195,7 @@ def add_heatmap_steps(
         yield 1.0
     finally:  # also where the generator is closed here: the record has the answer already
         if scores is not None and _present(nodes.findings_table, scene) is not None:
-            fill_findings_table(nodes.findings_table, *scores)
+            fill_findings_table(nodes.findings_table, *scores, str(content.get("notice", "")))
     return node
 
 

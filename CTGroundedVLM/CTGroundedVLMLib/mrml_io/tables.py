@@ -56,6 +56,7 @@ FINDING_COLUMNS = (
     Column("reason", "Reason", "All this in words."),
     Column("sentences", "Sentences", "Numbers (from 1) of the report's sentences that speak of the finding."),
     Column("source", "Source", "registry: a finding of the built-in list. prompt: the user's own question."),
+    Column("notice", "Notice", "What these numbers are for, and what the model's makers say of it."),
 )
 
 ORGAN_COLUMNS = (
@@ -78,12 +79,19 @@ ORGAN_COLUMNS = (
 
 
 def fill_findings_table(
-    node: slicer.vtkMRMLTableNode, findings: Iterable[FindingScore], comparisons: Iterable[ReportComparison]
+    node: slicer.vtkMRMLTableNode,
+    findings: Iterable[FindingScore],
+    comparisons: Iterable[ReportComparison],
+    notice: str,
 ) -> None:
-    """One row per score: disagreements first, by severity, then by probability. The node's former content goes."""
+    """One row per score: disagreements first, by severity, then by probability. The node's former content goes.
+
+    ``notice``: goes with every row, for the table may be saved without the scene.
+    """
     compared = {(c.organ, c.finding, c.source): c for c in comparisons}
     pairs = [(score, compared.get((score.organ, score.finding, score.source))) for score in findings]
-    _fill(node, FINDING_COLUMNS, [_finding_row(*pair) for pair in sorted(pairs, key=_finding_order)])
+    rows = [(*_finding_row(*pair), notice) for pair in sorted(pairs, key=_finding_order)]
+    _fill(node, FINDING_COLUMNS, rows)
 
 
 def _finding_order(pair: tuple[FindingScore, ReportComparison | None]) -> tuple[float, ...]:

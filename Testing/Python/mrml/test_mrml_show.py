@@ -11,6 +11,7 @@ import slicer.util
 
 from CTGroundedVLMLib import export, mrml_io
 from CTGroundedVLMLib.errors import InputError
+from CTGroundedVLMLib.export.labels import notice
 from CTGroundedVLMLib.mrml_io import display, scene_edit, show
 from CTGroundedVLMLib.types import FindingScore, Heatmap
 from export_cases import HOSTILE, a_heatmap, a_hostile_result, a_result
@@ -70,6 +71,12 @@ def test_disagreements_come_first_in_the_table_and_what_is_not_scored_has_no_num
     assert probabilities["hepatic steatosis"] == "0.8125"
     assert np.isnan(float(probabilities["Hiatal hernia"]))
     assert texts(table, "sentences")[:2] == ["2", "1, 4"]
+
+
+def test_every_row_of_the_findings_says_what_the_model_is_and_what_it_is_for(result, shown):
+    (said,) = set(texts(shown[0].findings_table, "notice"))
+    assert said == notice(result.model)
+    assert "Research use only" in said
 
 
 def test_columns_have_titles_units_and_descriptions(shown):
@@ -301,7 +308,10 @@ def loaded(booted):
 
 
 def test_everything_is_there_again_after_saving_and_loading(booted, result, shown):
-    before = {name: texts(shown[0].findings_table, name) for name in ("finding", "probability", "reason", "agreement")}
+    before = {
+        name: texts(shown[0].findings_table, name)
+        for name in ("finding", "probability", "reason", "agreement", "notice")
+    }
     nodes = loaded(booted)
     assert nodes.volume.GetName() == "box case"
     assert nodes.segmentation.GetSegmentation().GetNumberOfSegments() == 4
@@ -467,6 +477,7 @@ def test_the_same_question_again_replaces_its_heatmap(booted, shown):
     assert booted.scene.GetNumberOfNodes() == count
     assert slicer.util.arrayFromVolume(second).max() == np.float32(0.9)
     assert texts(nodes.findings_table, "finding").count("focal fat") == 1
+    assert len(set(texts(nodes.findings_table, "notice"))) == 1
     assert [f.probability for f in mrml_io.restore_result(nodes).findings if f.finding == "focal fat"] == [0.9]
 
 
