@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from CTGroundedVLMLib.model.config import debug_config
 from CTGroundedVLMLib.model.fvlm import FVLM
 from CTGroundedVLMTraining.objectives import Features, ImageReportContrast, OrganContrast, SupervisedHead
+from CTGroundedVLMTraining.objectives.targets import momentum_targets
 from CTGroundedVLMTraining.types import ABNORMAL, NORMAL, SKIP, Batch
 
 ORGANS = ("lung", "heart")
@@ -139,6 +140,7 @@ def test_a_batch_in_which_nothing_counts_gives_zero_and_zero_gradients_for_all_p
 
 
 def test_momentum_adds_similar_abnormal_texts_to_the_targets():
+    """As in RADAR's released code: to the pairs that count as the same, without the diagonal; then one division by row sums."""
     batch, features = a_batch(A_MIXED_STATUS), some_features(6)
     objective = OrganContrast(ORGANS, "normal+momentum")
     teacher = F.normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(9)), dim=-1)
@@ -151,11 +153,25 @@ def test_momentum_adds_similar_abnormal_texts_to_the_targets():
             abnormal = batch.status_BO[a, 0] == ABNORMAL and batch.status_BO[b, 0] == ABNORMAL
             return math.exp(m[a] @ m[b] / TAU) / sum(math.exp(m[a] @ m[c] / TAU) for c in rows) if abnormal else 0.0
 
-        total = [released(rows, i, j) + soft(rows[i], rows[j]) for j in range(len(rows))]
+        def pair(a, b):
+            return float(released(rows, a, b) > 0) + soft(rows[a], rows[b])
+
+        total = [1.0 if j == i else pair(i, j) for j in range(len(rows))]
         return total[k] / sum(total)
 
     loss = objective(features, batch)["organ/lung"].item()
     assert loss == pytest.approx(transcription(features, batch, 0, target, target), rel=1e-5)
+
+
+def test_of_two_similar_abnormal_texts_each_is_the_other_s_soft_target():
+    normal, keys = torch.tensor([False, False]), torch.tensor([0, 1])
+    alike = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1]]), dim=-1)
+    soft = (alike @ alike.T / 0.07).softmax(-1)
+    assert torch.allclose(
+        momentum_targets(normal, keys, alike, torch.tensor(0.07))[0, 1], soft[0, 1] / (1 + soft[0, 1])
+    )
+    same_text = momentum_targets(normal, torch.tensor([0, 0]), alike[[0, 0]], torch.tensor(0.07))
+    assert torch.allclose(same_text, torch.tensor([[0.4, 0.6], [0.6, 0.4]]))
 
 
 def test_co_teaching_mixes_the_peer_s_distribution_into_abnormal_rows_without_gradient_to_the_peer():

@@ -21,8 +21,8 @@ from .targets import (
     FALSE_NEGATIVE_MODES,
     FalseNegatives,
     base_targets,
+    momentum_targets,
     soft_cross_entropy,
-    with_momentum,
     with_peer,
 )
 
@@ -114,18 +114,19 @@ class OrganContrast(Objective):
         o: int,
         tau: torch.Tensor,
     ) -> torch.Tensor | None:
-        status, abnormal = joint.status_GO[rows, o], joint.status_GO[rows, o] == ABNORMAL
-        targets = base_targets(status == NORMAL, joint.key_GO[rows, o], self.mode)
+        normal, key = joint.status_GO[rows, o] == NORMAL, joint.key_GO[rows, o]
+        if momentum_GOE is not None:
+            targets = momentum_targets(normal, key, momentum_GOE[rows, o], tau.detach())
+        else:
+            targets = base_targets(normal, key, self.mode)
         if targets.min() == targets.max():
             return None
         logits = joint.organs_GOE[rows, o] @ joint.texts_GOE[rows, o].T / tau
         to_text = to_image = targets
-        if momentum_GOE is not None:
-            to_text = to_image = with_momentum(targets, abnormal, momentum_GOE[rows, o], tau.detach())
-        elif other is not None:
+        if other is not None:
             peer_logits = (other.organs_GOE[rows, o] @ other.texts_GOE[rows, o].T / tau).detach()
-            to_text = with_peer(targets, abnormal, peer_logits, self.alpha)
-            to_image = with_peer(targets, abnormal, peer_logits.T, self.alpha)
+            to_text = with_peer(targets, ~normal, peer_logits, self.alpha)
+            to_image = with_peer(targets, ~normal, peer_logits.T, self.alpha)
         return (soft_cross_entropy(logits, to_text) + soft_cross_entropy(logits.T, to_image)) / 2
 
     @torch.no_grad()

@@ -19,24 +19,22 @@ def base_targets(normal_G: torch.Tensor, key_G: torch.Tensor, mode: FalseNegativ
     N_ik = both normal, E_ik = character-identical texts: Y = I + ((N or E) with zero diagonal), divided by its row sums.
     Mode "none": Y = I.
     """
-    eye = torch.eye(len(normal_G), device=normal_G.device)
     if mode == "none":
-        return eye
-    same = (normal_G[:, None] & normal_G[None]) | (key_G[:, None] == key_G[None])
-    return _by_row_sum(same.float().fill_diagonal_(1.0))
+        return torch.eye(len(normal_G), device=normal_G.device)
+    return _with_self(_same(normal_G, key_G).float())
 
 
-def with_momentum(
-    targets_GG: torch.Tensor, abnormal_G: torch.Tensor, momentum_GE: torch.Tensor, temperature: torch.Tensor
+def momentum_targets(
+    normal_G: torch.Tensor, key_G: torch.Tensor, momentum_GE: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
-    """Soft targets for abnormal pairs from a momentum text encoder.
+    """Y (G, G) with soft targets for abnormal pairs from a momentum text encoder (RADAR's released code).
 
-    Y_ik + softmax_k(t_i . t_k / tau) where i and k are abnormal, then divided by row sums (RADAR's released code, the fVLM
-    lab's successor; that the softmax runs over all k of the batch is a reconstruction [R]).
+    (N or E)_ik, + softmax_k(t_i . t_k / tau) where i and k are abnormal, with zero diagonal; Y = I + that, divided by its row
+    sums. The softmax runs over all k.
     """
     similar = (momentum_GE @ momentum_GE.T / temperature).softmax(-1)
-    pairs = abnormal_G[:, None] & abnormal_G[None]
-    return _by_row_sum(targets_GG + torch.where(pairs, similar, torch.zeros_like(similar)))
+    abnormal = ~normal_G[:, None] & ~normal_G[None]
+    return _with_self(_same(normal_G, key_G) + abnormal * similar)
 
 
 def with_peer(
@@ -56,5 +54,10 @@ def soft_cross_entropy(logits_GG: torch.Tensor, targets_GG: torch.Tensor) -> tor
     return -(targets_GG * logits_GG.log_softmax(-1)).sum(-1).mean()
 
 
-def _by_row_sum(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix / matrix.sum(-1, keepdim=True)
+def _same(normal_G: torch.Tensor, key_G: torch.Tensor) -> torch.Tensor:
+    return (normal_G[:, None] & normal_G[None]) | (key_G[:, None] == key_G[None])
+
+
+def _with_self(others_GG: torch.Tensor) -> torch.Tensor:
+    own = others_GG.fill_diagonal_(1.0)
+    return own / own.sum(-1, keepdim=True)
