@@ -4,11 +4,13 @@ Nothing heavy is imported here or by the panel: inference runs in a process of i
 """
 # ruff: noqa: N802, PT009  (Slicer's naming and test class)
 
+import contextlib
 import enum
 import importlib
 import logging
 import sys
 import unittest
+from types import ModuleType
 from typing import Annotated
 
 import slicer
@@ -53,9 +55,18 @@ def onStartupCompleted() -> None:
     from CTGroundedVLMLib.widget.errors import shown_errors
 
     with shown_errors(_("The sample data of CTGroundedVLM was not registered.")):
-        PhantomSample(slicer).register()
+        try:
+            PhantomSample(slicer).register()
+        except ImportError as error:  # SampleData is disabled, or no part of this application
+            logging.info("The sample data of CTGroundedVLM is not offered: %s", error)
     with shown_errors(_("The installation of CTGroundedVLM's Python packages did not end well.")):
         DependencyInstaller(slicer).resume()
+
+
+def forgetModules() -> dict[str, ModuleType]:
+    """Let this file and its library be imported anew; returns what was loaded of them."""
+    ours = __name__, "CTGroundedVLMLib"
+    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in ours}
 
 
 class AnalysisMode(enum.Enum):
@@ -118,19 +129,28 @@ class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        """The panel is about to be destroyed: end the worker and forget all observers."""
-        if self.panel is not None:  # None: setup() has failed
-            self.setParameterNode(None)
-            self.panel.close()
-            self.logic.close()
-        self.removeObservers()
+        """The panel is about to be destroyed: end the worker and forget all observers, whatever else fails."""
+        with contextlib.ExitStack() as ends:  # the last one first, and all of them
+            ends.callback(self.removeObservers)
+            if self.panel is not None:  # None: setup() has failed
+                ends.callback(self.panel.close)
+                ends.callback(self.setParameterNode, None)
+            if self.logic is not None:
+                ends.callback(self.logic.close)
 
     def onReload(self) -> None:
-        """Developer mode's Reload: Slicer loads this file anew, but not the library that it imports; forget that first."""
-        for name in [name for name in sys.modules if f"{name}.".startswith("CTGroundedVLMLib.")]:
-            del sys.modules[name]
+        """Developer mode's Reload: Slicer loads this file anew, but not the library that it imports; forget that first.
+
+        Where the new file cannot be loaded, the panel lives on with the modules that it is made of.
+        """
+        former = forgetModules()
         importlib.invalidate_caches()
-        ScriptedLoadableModuleWidget.onReload(self)
+        try:
+            ScriptedLoadableModuleWidget.onReload(self)
+        except BaseException:
+            forgetModules()
+            sys.modules.update(former)
+            raise
 
     def enter(self) -> None:
         """The user opens the module."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,13 +101,17 @@ class Panel:
         """Choose the first CT, segmentation and model where nothing is chosen."""
         parameters = self._parameters
         if parameters.inputVolume is None:
-            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", self._scene)
-            cts = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and is_input(node)]
-            parameters.inputVolume = cts[0] if cts else None
+            volumes = self._offered("vtkMRMLScalarVolumeNode")
+            parameters.inputVolume = next((node for node in volumes if is_input(node)), None)
         if parameters.inputSegmentation is None:
-            parameters.inputSegmentation = self._scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+            parameters.inputSegmentation = next(iter(self._offered("vtkMRMLSegmentationNode")), None)
         if not parameters.model and self.models.chosen is not None:
             parameters.model = self.models.chosen.choice
+
+    def _offered(self, kind: str) -> list[slicer.vtkMRMLNode]:
+        """The scene's nodes of this very class that a selector can show."""
+        nodes = slicer.util.getNodesByClass(kind, self._scene)
+        return [node for node in nodes if node.GetClassName() == kind and not node.GetHideFromEditors()]
 
     def update_from_parameter_node(self) -> None:
         """Show the choices that no connector shows."""
@@ -331,10 +336,11 @@ class Panel:
         self.report.forget()
 
     def close(self) -> None:
-        """The panel is destroyed."""
+        """The panel is destroyed. Every part is ended, also where another one cannot be."""
         self._warm_up.stop()
         self._restoring = None
-        self._input_nodes.close()
-        self.models.close()
-        self.report.forget()
-        self.results.clear()
+        with contextlib.ExitStack() as ends:  # the last one first
+            ends.callback(self.results.clear)
+            ends.callback(self.report.forget)
+            ends.callback(self._input_nodes.close)
+            ends.callback(self.models.close)

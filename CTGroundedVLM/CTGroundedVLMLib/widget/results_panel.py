@@ -43,8 +43,13 @@ class ResultsPanel:
         self._ui, self._backend = ui, backend
         self._result: AnalysisResult | None = None
         self._busy, self._queued = False, None
-        self._updating_segments = False
-        self._selected_ids: tuple[str, ...] = ()
+        self._segmentation: slicer.vtkMRMLSegmentationNode | None = None  # the result's; the lists may show another one
+        self._chosen_ids: tuple[str, ...] = ()
+        self._marked: frozenset[str] = frozenset()  # what the list of segments marked when it was looked at last
+        self._list_changed = qt.QTimer(ui.segmentsTable)
+        self._list_changed.setSingleShot(True)
+        self._list_changed.setInterval(0)
+        self._list_changed.connect("timeout()", self._on_segments_list)
         self.table = FindingsTable(
             ui.findingsTable, ui.findingsFilterEdit, ui.discrepanciesOnlyCheckBox, self._on_finding
         )
@@ -56,7 +61,7 @@ class ResultsPanel:
             ui.segmentMatchTable,
             ui.segmentClassComboBox,
             ui.automaticMatchButton,
-            on_chosen=lambda segment_id: self.navigation.choose_segments([segment_id]),
+            on_chosen=lambda segment_id: self._go_to_segments([segment_id]),
             on_changed=on_matches_changed,
         )
         self.navigation = LinkedNavigation(
@@ -66,7 +71,7 @@ class ResultsPanel:
             call_soon=lambda function: qt.QTimer.singleShot(0, function),
             on_error=lambda error: self.question.say(str(error), trouble=True),
         )
-        ui.segmentsTable.connect("selectionChanged(QItemSelection,QItemSelection)", self._on_segments_list)
+        ui.segmentsTable.connect("selectionChanged(QItemSelection,QItemSelection)", lambda: self._list_changed.start())
         ui.opacitySlider.connect("valueChanged(double)", self.navigation.set_opacity)
         ui.heatmapVisibleCheckBox.connect("toggled(bool)", self.navigation.set_heatmap_visible)
         ui.surfacesVisibleCheckBox.connect("toggled(bool)", self.navigation.set_surfaces_visible)
@@ -77,7 +82,7 @@ class ResultsPanel:
     def show(self, result: AnalysisResult, nodes: Any, *, can_ask: bool) -> None:
         """Show an analysis. ``nodes``: its ``mrml_io.AnalysisNodes``; ``can_ask``: the worker still holds its image."""
         self._result, self._busy, self._queued = result, False, None
-        self._volume = nodes.volume
+        self._volume, self._segmentation = nodes.volume, nodes.segmentation
         self.navigation.open(result, nodes)
         self.navigation.opacity = self._ui.opacitySlider.value
         self.table.show(finding_rows(result))
@@ -95,7 +100,7 @@ class ResultsPanel:
     def clear(self, *, scene_is_closing: bool = False) -> None:
         """Show no analysis; give the views back unless the scene is being closed."""
         self._result, self._busy, self._queued = None, False, None
-        self._volume = None
+        self._volume = self._segmentation = None
         if scene_is_closing:
             self.navigation.forget()
         else:
@@ -112,10 +117,14 @@ class ResultsPanel:
 
     def show_segmentation(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         """The segments of the input."""
-        self._updating_segments = True
-        self._ui.segmentsTable.setSegmentationNode(node)
-        self._updating_segments = False
+        table = self._ui.segmentsTable
+        another = table.segmentationNode() is not node
+        if another:
+            table.setSelectedSegmentIDs([])  # or Slicer marks the rows that have the same IDs there
+        table.setSegmentationNode(node)
         self.matches.show(node)
+        if another:
+            self._mark_list()
 
     def set_can_ask(self, can_ask: bool) -> None:
         """Whether the worker holds the encoded image of what is shown."""
@@ -145,21 +154,37 @@ class ResultsPanel:
             self._show_detail(self._ui.sentenceDetailLabel, [str(error)])
 
     def _on_segments_list(self) -> None:
-        ids = tuple(self._ui.segmentsTable.selectedSegmentIDs())
-        if self._updating_segments or ids == self._selected_ids:
-            return  # the list was filled anew: nobody has clicked
-        self._selected_ids = ids
-        if ids:
+        """Look what the list marks, a turn after it has changed, and take what differs for a click.
+
+        Slicer fills the list anew by itself, and restores its marks row by row; only the last of these states counts.
+        """
+        table = self._ui.segmentsTable
+        ids = tuple(table.selectedSegmentIDs())
+        left = self._marked.intersection(table.displayedSegmentIDs())  # a marked segment that was removed is no click
+        self._marked = frozenset(ids)
+        if ids and self._marked != left and table.visible:
+            self._go_to_segments(ids)
+
+    def _go_to_segments(self, ids: Iterable[str]) -> None:
+        if self._lists_show_result():
             self.navigation.choose_segments(ids)
+
+    def _lists_show_result(self) -> bool:
+        """Whether the segments that are listed are those of the result: only then their IDs mean the same."""
+        return self._segmentation is not None and self._ui.segmentsTable.segmentationNode() is self._segmentation
+
+    def _mark_list(self) -> None:
+        table = self._ui.segmentsTable
+        table.setSelectedSegmentIDs(list(self._chosen_ids) if self._lists_show_result() else [])
+        self._marked = frozenset(table.selectedSegmentIDs())
+        self._list_changed.stop()  # nobody has clicked
 
     def _on_selection(self, selection: Selection) -> None:
         self.table.select(selection.finding)
         self.report.mark(selection.sentences)
-        self.matches.select(selection.segment_ids[0] if selection.segment_ids else None)
-        self._updating_segments = True
-        self._selected_ids = tuple(selection.segment_ids)
-        self._ui.segmentsTable.setSelectedSegmentIDs(list(selection.segment_ids))
-        self._updating_segments = False
+        self._chosen_ids = tuple(selection.segment_ids)
+        self.matches.select(self._chosen_ids[0] if self._chosen_ids and self._lists_show_result() else None)
+        self._mark_list()
         row = next((row for row in self.table.shown if row.key == selection.finding), None)
         self._show_detail(self._ui.findingDetailLabel, [row.reason] if row else [])
         self._show_detail(self._ui.sentenceDetailLabel, self._sentence_lines(selection))

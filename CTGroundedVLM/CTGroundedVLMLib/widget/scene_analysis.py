@@ -137,9 +137,11 @@ class SceneAnalysis:
 
     def close(self) -> None:
         """Cancel, end the worker, remove temporary files."""
-        self.cancel()
-        self.result = self.nodes = None
-        self._service.close()
+        try:
+            self.cancel()  # which tells the listener
+        finally:
+            self.result = self.nodes = None
+            self._service.close()
 
     # ---------------------------------------------------------------- after the worker
 

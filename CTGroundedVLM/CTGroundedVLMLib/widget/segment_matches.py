@@ -62,6 +62,8 @@ class SegmentMatchTable:
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Show the segments of this node; None shows none."""
+        if node is not self._node:
+            self.select(None)  # the same ID is another segment there
         self._node = node
         self.refresh()
 

@@ -130,7 +130,10 @@ def test_a_clicked_segment_marks_its_sentences(analysed):
     results = analysed.results
     aorta = next(m.segment_id for m in results.matches.matches if m.class_name == "aorta")
     expected = {link.sentence for link in results.result.links if "aorta" in link.segments}
-    analysed.ui.segmentsTable.setSelectedSegmentIDs([aorta])
+    analysed.ui.segmentsCollapsibleButton.collapsed = False
+    analysed.session.process_events()
+    segments = analysed.ui.segmentsTable
+    segments.tableWidget().selectRow(segments.rowForSegmentID(aorta))
     analysed.finish()
     assert results.report.marked == expected != set()
     heart_row = next(n for n, m in enumerate(results.matches.matches) if m.class_name == "heart")

@@ -93,6 +93,18 @@ def test_the_first_ct_is_chosen_and_never_a_heatmap_that_comes_before_it(session
     assert shown_by(panel.ui.inputVolumeSelector) == ["a CT"]
 
 
+def test_nodes_that_the_selectors_cannot_show_are_not_chosen(session):
+    nodes = {}
+    for name in ("hidden", "shown"):
+        nodes[name] = slicer_scene.add_case(session.booted, a_result().case)
+        for node in nodes[name]:
+            node.SetHideFromEditors(name == "hidden")
+    panel = open_empty_panel(session)
+    assert (panel.parameters.inputVolume, panel.parameters.inputSegmentation) == nodes["shown"]
+    assert panel.ui.inputVolumeSelector.currentNode() is nodes["shown"][0]
+    assert panel.ui.inputSegmentationSelector.currentNode() is nodes["shown"][1]
+
+
 # ---------------------------------------------------------------- a saved analysis
 
 

@@ -37,3 +37,25 @@ def test_reload_loads_the_library_anew_and_keeps_the_choices(library_put_back, s
     assert new.ui.inputVolumeSelector.currentNode() is panel.volume
     assert new.ui.inputSegmentationSelector.currentNode() is panel.segmentation
     assert new.ui.analyzeButton.enabled
+
+
+@pytest.mark.parametrize(
+    "text", ["def broken(:\n", "import CTGroundedVLMLib.anatomy\nraise RuntimeError('at file scope')\n"]
+)
+def test_a_file_that_does_not_load_leaves_the_panel_with_its_own_modules(
+    library_put_back, session, tmp_path, monkeypatch, text
+):
+    panel = open_panel(session)
+    before = modules_of_ours()
+    broken = tmp_path / "CTGroundedVLM.py"
+    broken.write_text(text)
+    module = session.app.moduleManager().module("CTGroundedVLM")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path, module.path = module.path, str(broken)
+    with pytest.raises((SyntaxError, RuntimeError)):
+        panel.widget.onReload()
+    module.path = path
+    assert modules_of_ours() == before
+    assert panel.representation.self() is panel.widget
+    panel.ui.inputVolumeSelector.setCurrentNode(None)
+    assert "Choose a CT." in panel.ui.analyzeButton.toolTip

@@ -367,6 +367,39 @@ def test_segments_are_listed_and_selected_by_id(session):
     assert selections[-1] == (ids[1],)
 
 
+def test_segments_that_are_listed_anew_are_selected_again_row_by_row(session):
+    import slicer
+
+    node = session.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.CreateDefaultDisplayNodes()
+    ids = [node.GetSegmentation().AddEmptySegment("", name) for name in ("liver", "spleen", "aorta")]
+    view, selections = slicer.qMRMLSegmentsTableView(), []
+    view.setSegmentationNode(node)
+    view.setSelectedSegmentIDs([ids[2], ids[0]])
+    view.selectionChanged.connect(lambda new, old: selections.append(view.selectedSegmentIDs()))
+    node.InvokeEvent(node.SegmentationChangedEvent)
+    assert selections == [(ids[0],), (ids[0], ids[2])]
+    node.GetSegmentation().RemoveSegment(ids[0])
+    assert selections[2:] == [(ids[2],)]
+    assert view.displayedSegmentIDs() == (ids[1], ids[2])
+
+
+def test_without_a_segmentation_no_row_can_be_selected(session):
+    import slicer
+
+    node = session.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.CreateDefaultDisplayNodes()
+    segment_id = node.GetSegmentation().AddEmptySegment("", "liver")
+    view = slicer.qMRMLSegmentsTableView()
+    view.setSelectedSegmentIDs([])
+    view.setSelectedSegmentIDs([segment_id])
+    assert "segmentation node is not set" in errors.take()[0]
+    view.setSegmentationNode(node)
+    view.setSelectedSegmentIDs([segment_id])
+    view.setSegmentationNode(None)
+    assert "segmentation node is not set" in errors.take()[0], "Slicer restores rows that it cannot name any more"
+
+
 # ------------------------------------------------------------------ module and parameter node
 def test_a_module_lives_as_in_slicer(session, tiny):
     import slicer

@@ -25,15 +25,17 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
     def __init__(self, text: str | QtWidgets.QWidget | None = None, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent if isinstance(text, str) else text)
-        start(self)
+        start(self).folded = []
         self.setContentsMargins(0, _HEADER, 0, 0)
         if isinstance(text, str):
             self.text = text
 
     def _apply(self) -> None:
         collapsed = self.collapsed
-        for child in QtWidgets.QWidget.findChildren(self, QtWidgets.QWidget, "", QtCore.Qt.FindDirectChildrenOnly):
-            child.setVisible(not collapsed)
+        widgets = [child for child in QtCore.QObject.children(self) if child.isWidgetType()]
+        shown, self._d.folded = self._d.folded, [w for w in widgets if collapsed and not w.isHidden()]
+        for widget in self._d.folded if collapsed else shown:
+            widget.setVisible(not collapsed)
         self.setMaximumHeight(_HEADER if collapsed else 16777215)
         self.update()
         self.contentsCollapsed.emit(collapsed)

@@ -120,8 +120,9 @@ class Session:
         return representation.self()
 
     def leave(self) -> None:
-        """Switch to another module."""
+        """Switch to another module: the panel shows that one's widget instead."""
         self._open.widgetRepresentation().exit()
+        self._open.widgetRepresentation().hide()
         self.process_events()
 
     def unload(self) -> None:
