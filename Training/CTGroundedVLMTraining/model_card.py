@@ -176,8 +176,10 @@ def changed_fields(config: Mapping[str, Any]) -> list[str]:
     """``field=value`` of what differs from the recipe of that name, as ``--set`` takes it; empty for an unknown recipe."""
     if config["name"] not in recipe_names():
         return []
-    ours = json.loads(json.dumps(recipe(config["name"]).to_dict()))
-    return [f"{path}={json.dumps(value, separators=(',', ':'))}" for path, value in _differences(ours, config, "")]
+    ours, theirs = (
+        json.loads(json.dumps(one)) for one in (recipe(config["name"]).to_dict(), config)
+    )  # tuples are lists
+    return [f"{path}={json.dumps(value, separators=(',', ':'))}" for path, value in _differences(ours, theirs, "")]
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
@@ -239,6 +241,11 @@ def _summary(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             rows.append(
                 _line(f"peak inside, of the {rest} that have voxels in their organ's mask", focal["pointing_in_organ"])
             )
+        near = f"at most {focal['tolerance_mm']:g} mm from"
+        rows += [
+            _line(f"peak {near} the finding (all {focal['findings']})", focal["pointing_near"]),
+            (f"chance level: the share of the organ {near} it", f"{focal['pointing_near_chance']:.3f}", ""),
+        ]
     retrieval = record.get("retrieval") or {}
     if "image_to_report" in retrieval:
         name = f"retrieval of reports by CT, mean average precision ({retrieval['cases']} cases)"
@@ -255,8 +262,8 @@ def _line(name: str, estimate: Mapping[str, Any]) -> tuple[str, str, str]:
 def _finding_table(record: Mapping[str, Any], intervals: bool) -> list[str]:
     grounding = record.get("grounding") or {}
     lines = [
-        "| finding | n | positive | AUC | sens. | spec. | ECE cal. | peak inside | chance |",
-        "|---|" + "---:|" * 8,
+        "| finding | n | positive | AUC | sens. | spec. | ECE cal. | peak inside | chance | near | chance |",
+        "|---|" + "---:|" * 10,
     ]
     without = []
     for finding in record["findings"]:
@@ -269,7 +276,10 @@ def _finding_table(record: Mapping[str, Any], intervals: bool) -> list[str]:
         columns = ((fixed, "sensitivity"), (fixed, "specificity"), (metrics, "calibrated_ece"))
         cells = [_line("", part[name])[1] if name in part else "-" for part, name in columns]
         pointed = grounding.get(finding["key"])
-        at = [_line("", pointed["pointing"])[1], f"{pointed['pointing_chance']:.3f}"] if pointed else ["-", "-"]
+        at = ["-"] * 4
+        if pointed:
+            at = [text for name in ("pointing", "pointing_near")
+                  for text in (_line("", pointed[name])[1], f"{pointed[name + '_chance']:.3f}")]  # fmt: skip
         about = [finding["key"], str(section["volumes"]), str(section["positives"])]
         lines.append(
             "| " + " | ".join([*about, f"{auc} ({bounds})" if bounds and intervals else auc, *cells, *at]) + " |"
@@ -281,7 +291,8 @@ def _finding_table(record: Mapping[str, Any], intervals: bool) -> list[str]:
         *lines,
         "",
         "n: volumes with a score. Sensitivity and specificity: at the threshold of highest sensitivity + specificity of the "
-        "validation split. Peak inside: the heatmap's highest voxel lies in the planted finding.",
+        "validation split. Peak inside: the heatmap's highest voxel lies in the planted finding; as coarse as tokens are, "
+        "that cannot be so for all (docs/evaluation.md). Near: at most as far from it as the table above says.",
         *without_score,
     ]
 

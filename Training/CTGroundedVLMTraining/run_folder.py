@@ -44,7 +44,10 @@ class RunFolder:
         self.tokenizer, self.model = folder / "tokenizer", folder / "model"
 
     def prepare(self) -> None:
-        """Make the folder, or check that it holds this very run."""
+        """Make the folder, or check that it holds this very run, and remove what a killed process left unfinished.
+
+        For rank 0 before its first ``save``: another rank must not, and nothing may be being written there.
+        """
         ours = json.loads(json.dumps(self.config.to_dict()))
         theirs = _read_json(self.folder / "config.json")
         if theirs is not None:
@@ -54,6 +57,8 @@ class RunFolder:
                     f"{self.folder} holds a run with another configuration ({', '.join(differing)} differ). "
                     "Choose another folder, or the options of that run."
                 )
+            for partial in self.checkpoints.glob(".partial-*"):  # cut off by a SIGKILL; as large as a checkpoint each
+                shutil.rmtree(partial, ignore_errors=True)
             return
         self.write_json("config.json", ours)
 

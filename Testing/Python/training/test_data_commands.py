@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,8 @@ from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.model.config import debug_config
 from CTGroundedVLMTraining.data.commands import add_commands
 from CTGroundedVLMTraining.data.dataset import PreparedDataset
-from training_data import a_corpus
+from CTGroundedVLMTraining.data.manifest import read_manifest
+from training_data import a_corpus, ct_rate_like, write_lines
 
 
 def run(*arguments):
@@ -38,6 +40,35 @@ def test_a_folder_becomes_training_data_with_two_commands(tmp_path, model, capsy
     assert "2 of 2 cases, 0 refused" in told.err
     assert (out / "qa/index.html").is_file()
     assert PreparedDataset(out, "train").case_ids == ("case0", "case1")
+
+
+@pytest.mark.parametrize("output", ["m.csv", "out/m.csv", "out/deep/m.csv", "../beside/m.csv"])
+def test_relative_paths_are_below_the_working_folder_wherever_the_manifest_goes(tmp_path, monkeypatch, output):
+    work = tmp_path / "work"
+    a_corpus(work / "corpus", cases=1)
+    monkeypatch.chdir(work)
+    Path("texts.jsonl").touch()
+    assert run("manifest", "folder", "corpus", "-o", output, "--organ-texts", "texts.jsonl") == 0
+    (row,) = read_manifest(Path(output))
+    case = work / "corpus/cases/case0"
+    assert (row.image, row.segmentation) == (case / "ct.nii.gz", case / "segmentation.nii.gz")
+    assert (row.report, row.organ_texts) == (case / "report.txt", work / "texts.jsonl")
+    assert row.labels == Path(output).absolute().parent.resolve() / "m.labels.csv"
+    assert row.labels.is_file()
+
+
+def test_relative_masks_and_images_of_radgenome_are_found_again(tmp_path, monkeypatch):
+    ct_rate_like(tmp_path / "ct-rate", ["train_1_a_1"])
+    regions = tmp_path / "radgenome/radgenome_files/train_region_report.csv"
+    write_lines(regions, "Volumename,Anatomy,Sentence", ["train_1_a_1.nii.gz,lung,No nodule."])
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/train_1_a_1.nii.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    run("manifest", "radgenome", "radgenome", "--images", "ct-rate", "--masks", "masks", "-o", "out/m.csv")
+    (row,) = read_manifest(tmp_path / "out/m.csv")
+    assert row.segmentation == tmp_path / "masks/train_1_a_1.nii.gz"
+    assert row.image.is_file()
+    assert row.image.is_relative_to(tmp_path / "ct-rate")
 
 
 def test_refused_cases_give_exit_code_8_and_name_the_list(tmp_path, model, capsys):

@@ -65,8 +65,40 @@ def test_version_2_is_preferred_and_never_rescaled(tmp_path):
     assert read_source("ct-rate", ReaderOptions(root, version=1)).rows[0].image.parts[-4] == "train"
 
 
+def test_an_empty_folder_of_version_2_does_not_hide_version_1(tmp_path):
+    root = ct_rate_like(tmp_path, ["train_1_a_1"], version=1)
+    (root / "dataset/train_fixed").mkdir()
+    reading = read_source("ct-rate", ReaderOptions(root))
+    assert [row.source for row in reading.rows] == ["ct-rate v1"]
+    with pytest.raises(InputError, match="no volumes below"):
+        read_source("ct-rate", ReaderOptions(root, version=2))
+
+
+def test_volumes_that_only_version_1_has_are_counted_in_a_note(tmp_path):
+    root = ct_rate_like(tmp_path, ["train_1_a_1", "train_4_a_1", "train_5_a_1"], version=1)
+    ct_rate_like(root, ["train_1_a_1", "train_6_a_1"], version=2)
+    reading = read_source("ct-rate", ReaderOptions(root))
+    assert [row.case_id for row in reading.rows] == ["train_1_a_1", "train_6_a_1"]
+    assert any(note.startswith("train: 2 volumes that only version 1 has are not taken") for note in reading.notes)
+    asked = read_source("ct-rate", ReaderOptions(root, version=2))
+    assert not any("only version 1" in note for note in asked.notes), "who names a version knows of the other"
+
+
+def test_an_incomplete_metadata_line_matters_for_volumes_that_are_there_only(tmp_path):
+    root = ct_rate_like(tmp_path, ["train_1_a_1"], version=1)
+    path = root / "dataset/metadata/train_metadata.csv"
+    complete = path.read_text()
+    path.write_text(complete + "train_9_a_1.nii.gz,X,,,,,,\n")
+    assert read_source("ct-rate", ReaderOptions(root)).rows[0].correction.slope == 1
+    path.write_text(complete.replace("[-160.0, -150.5, 30]", "[-160.0, 30]"))
+    with pytest.raises(InputError, match=r"line 2, column 'ImagePositionPatient': '\[-160.0, 30\]'; expected 3"):
+        read_source("ct-rate", ReaderOptions(root))
+
+
 def test_version_1_gets_its_values_and_geometry_from_the_metadata(tmp_path):
-    rows = read_source("ct-rate", ReaderOptions(ct_rate_like(tmp_path, ["train_1_a_1"], version=1))).rows
+    names = ["train_1_a_1", "train_4_a_1", "train_5_a_1"]
+    rows = read_source("ct-rate", ReaderOptions(ct_rate_like(tmp_path, names, version=1))).rows
+    assert [row.case_id for row in rows if row.correction is not None] == names
     volume = read_volume(rows[0])
     assert np.array_equal(volume.array_kji, hu_volume())
     assert volume.array_kji.dtype == np.int16

@@ -1,6 +1,7 @@
 """Readers of other data sets: small look-alikes with the published layout and column names. Everything in them is synthetic."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,23 @@ def test_a_split_that_merlin_does_not_have_is_refused_with_its_row(tmp_path):
         read_source("merlin", ReaderOptions(merlin_like(tmp_path / "m", rows)))
 
 
+@pytest.mark.parametrize("damage", ["cut off", "no archive", "a sheet's bytes"])
+def test_a_damaged_table_of_merlin_is_named(tmp_path, damage):
+    path = merlin_like(tmp_path / "m", MERLIN) / "reports_final.xlsx"
+    whole = path.read_bytes()
+    if damage == "cut off":
+        path.write_bytes(whole[:-100])
+    elif damage == "no archive":
+        path.write_bytes(b"<html>404</html>")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            sheet = archive.getinfo("xl/worksheets/sheet1.xml")
+        middle = sheet.header_offset + 30 + len(sheet.filename) + sheet.compress_size // 2
+        path.write_bytes(whole[:middle] + bytes(16) + whole[middle + 16 :])
+    with pytest.raises(InputError, match=r"reports_final\.xlsx: cannot be read as an Excel table .*Download it again"):
+        read_source("merlin", ReaderOptions(tmp_path / "m"))
+
+
 def test_every_label_that_merlin_s_table_maps_to_is_one_of_the_registry(tmp_path):
     from CTGroundedVLMLib.anatomy import findings
     from CTGroundedVLMTraining.data.readers.base import facts
@@ -141,6 +159,25 @@ def test_rad_chestct_s_labels_are_positive_where_any_location_is(tmp_path):
     assert labels["lung/Pulmonary fibrotic sequela"] == 0
     assert labels["lung/Emphysema"] is None, "no column of this table says"
     assert reading.labels["tst00002"]["lung/Lung nodule"] == 0
+
+
+@pytest.mark.parametrize(
+    ("nodule", "nodule_gr_1cm", "label"),
+    [
+        ("0", "0", 0),
+        ("", "0", None),
+        ("nan", "0", None),
+        ("-1", "0", None),
+        ("-1", "1", 1),
+        ("", "1.0", 1),
+        ("", "", None),
+    ],
+)
+def test_rad_chestct_s_unknown_cells_are_never_negative(tmp_path, nodule, nodule_gr_1cm, label):
+    root = rad_chestct_like(tmp_path / "r")
+    path = root / "imgtrain_Abnormality_and_Location_Labels.csv"
+    write_lines(path, path.read_text().splitlines()[0], [f"trn00001,0,0,{nodule},{nodule_gr_1cm},0,1"])
+    assert read_source("rad-chestct", ReaderOptions(root)).labels["trn00001"]["lung/Lung nodule"] == label
 
 
 def test_rad_chestct_s_volumes_are_read_the_right_way_round(tmp_path):

@@ -124,6 +124,38 @@ def test_all_files_are_written_and_agree(tmp_path, capsys):
     assert json.loads((output / "calibration.json").read_text())["model_sha256"] is None
 
 
+def test_a_calibration_of_an_earlier_evaluation_does_not_stay_beside_a_new_result(tmp_path):
+    on_tables(tmp_path, "--bootstrap", "0", "--hold-out", "0.5")
+    assert (tmp_path / "calibration.json").is_file()
+    on_tables(tmp_path, "--bootstrap", "0")
+    assert not (tmp_path / "calibration.json").exists()
+    assert metrics_of(tmp_path)["validation"] is None
+
+
+def test_each_mean_says_over_how_many_findings_it_is(tmp_path, capsys):
+    rows = [(f"v{n}", 0.1 * n, n % 2) for n in range(8)]
+    (tmp_path / "s.csv").write_text(
+        "case_id,lung/Emphysema,heart/Cardiomegaly\n" + "".join(f"{name},{score},{score}\n" for name, score, _ in rows)
+    )
+    (tmp_path / "l.csv").write_text(
+        "case_id,lung/Emphysema,heart/Cardiomegaly\n" + "".join(f"{name},{label},0\n" for name, _, label in rows)
+    )
+    arguments = ("--protocol", "corpus", "--scores", tmp_path / "s.csv", "--labels", tmp_path / "l.csv")
+    assert run(*arguments, "--output", tmp_path / "o", "--bootstrap", "0") == 0
+    lines = (tmp_path / "o/metrics.md").read_text(encoding="utf-8").splitlines()
+    left_out = lines[next(n for n, line in enumerate(lines) if line.startswith("## missing left out")) :]
+    header, mean, number = (
+        next([cell.strip() for cell in line.split("|")] for line in left_out if line.startswith(f"| {name}"))
+        for name in ("finding |", "macro", "findings in the mean")
+    )
+    assert mean[1] == "macro (1 to 2 of 2)"
+    assert (number[header.index("AUC")], number[header.index("Brier")]) == ("1", "2")
+    assert "macro (1 to 2 of 2)" in capsys.readouterr().out
+    with open(tmp_path / "o/metrics.csv", encoding="utf-8", newline="") as file:
+        macro = next(r for r in csv.DictReader(file) if (r["finding"], r["section"]) == ("macro", "left_out"))
+    assert (macro["auc_findings"], macro["brier_findings"], macro["calibrated_ece_findings"]) == ("1", "2", "")
+
+
 def test_the_same_seed_gives_the_same_result_and_another_one_other_intervals(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         on_tables(tmp_path / name, "--bootstrap", "50", "--seed", seed)
@@ -176,6 +208,9 @@ def test_scores_of_different_models_are_not_mixed(tmp_path, capsys):
         (["--model", "m"], "--model needs --manifest too."),
         (["--model", "m", "--scores", "s.csv"], "Give either"),
         (["--scores", "s.csv", "--labels", "l.csv", "--grounding"], "--grounding does not go with --scores."),
+        (["--scores", "s.csv", "--labels", "l.csv", "--templates"], "--templates does not go with --scores."),
+        (["--scores", "s.csv", "--labels", "l.csv", "--hold-out", "nan"], "--hold-out nan: expected a share of the patients above 0 and below 1"),
+        (["--model", "m", "--manifest", "m.csv", "--hold-out", "1"], "--hold-out 1: expected a share"),
         (["--scores", "s.csv", "--labels", "l.csv", "--validation-labels", "v.csv"], "--validation-labels needs --validation-scores too."),
         (["--scores", "s.csv", "--labels", "l.csv", "--validation-scores", "v.csv", "--hold-out", "0.5"], "--hold-out makes a validation split"),
         (["--model", "m", "--manifest", "m.csv", "--validation-split", "test"], "are both test."),

@@ -115,6 +115,14 @@ def test_youden_prefers_the_more_sensitive_of_equals():
     assert metrics.youden_threshold(np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])) == pytest.approx(0.15)
 
 
+def test_rounding_does_not_tell_equal_thresholds_apart():
+    # >= .3: sens 1, spec 2/6; >= .5: sens 1/2, spec 5/6; the sums 4/3 differ in the last bit
+    labels, scores = np.array([0, 0, 0, 0, 0, 0, 1, 1]), np.array([0.3, 0.3, 0, 0.6, 0.3, 0, 0.3, 0.5])
+    threshold = metrics.youden_threshold(labels, scores)
+    assert threshold == pytest.approx(0.15)
+    assert ((scores >= threshold) == (scores >= 0.3)).all()
+
+
 @pytest.mark.parametrize(
     ("target", "threshold"), [(1.0, (0.2 + 0.35) / 2), (0.75, (0.4 + 0.6) / 2), (0.6, 0.5), (0.5, 0.7), (0.25, 0.85)]
 )

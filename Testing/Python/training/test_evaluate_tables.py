@@ -137,6 +137,8 @@ def test_the_corpus_protocol_takes_the_label_columns_that_the_registry_knows():
     assert [item.key for item in protocol.items] == ["lung/Emphysema", "liver/Hepatic cyst"]
     with pytest.raises(InputError, match='no column "organ/finding"'):
         choose_protocol("corpus", ["VolumeName", "Emphysema"])
+    with pytest.raises(InputError, match="corpus takes the label table's own columns; --label-map ct-rate does not"):
+        choose_protocol("corpus", ["case_id", "lung/Emphysema"], "ct-rate")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,10 @@ def test_a_volume_is_known_with_and_without_its_ending(name, key):
 RELEASE_COLUMN = "lung_Emphysema_Not Emphysema._Emphysema."
 
 
-@pytest.mark.parametrize("column", [RELEASE_COLUMN, "lung/Emphysema", "Emphysema"])
+@pytest.mark.parametrize(
+    "column",
+    [RELEASE_COLUMN, "lung/Emphysema", "Emphysema", "emphysema", "Lung/emphysema", RELEASE_COLUMN.upper()],
+)
 def test_scores_of_any_make_are_joined_by_volume_whatever_the_order(table, column):
     scores = [f"file_name,{column}", "valid_2_a_1.nii.gz,0.2", "valid_1_a_1.nii.gz,0.9", "valid_1_b_1,"]
     labels = ["VolumeName,Emphysema", "valid_1_a_1.nii.gz,1", "valid_1_b_1.nii.gz,0", "valid_2_a_1,0"]
@@ -221,6 +226,33 @@ def test_rad_chestct_labels_are_positive_at_any_location(table):
     np.testing.assert_array_equal(data.labels_NF[:, column["Arterial wall calcification"]], [1, 0, np.nan, 0])
     # the higher of both; missing where one is missing
     np.testing.assert_array_equal(data.scores_NF[:, column["Arterial wall calcification"]], [0.7, 0.4, np.nan, 0.5])
+
+
+SEQUELA = "lung/Pulmonary fibrotic sequela"
+
+
+@pytest.mark.parametrize("column", [SEQUELA, "Pulmonary fibrotic sequela", "pulmonary fibrotic sequela"])
+def test_a_finding_s_own_label_column_stands_for_the_usual_label_map_only(table, column):
+    scores = [f"case_id,{SEQUELA},lung/Emphysema", "a,0.9,0.8", "b,0.1,0.2"]
+    labels = [f"case_id,{column},Emphysema", "a,1,1", "b,0,0"]
+    protocol, data = joined(table, scores, labels, "radchest15")
+    assert SEQUELA not in data.reasons
+    number = [item.key for item in protocol.items].index(SEQUELA)
+    np.testing.assert_array_equal(data.labels_NF[:, number], [1, 0])
+    assert f"1 label columns taken by the finding's own name, instead of the label map's: {column}" in data.notes()
+    _, other = joined(table, scores, labels, "radchest15", label_map="rad-chestct-fibrosis")
+    assert "has no column fibrosis" in other.reasons[SEQUELA]
+    assert np.isnan(other.labels_NF[:, number]).all(), "scarring is not fibrosis"
+    with pytest.raises(InputError, match=r"Nothing can be evaluated .*no column emphysema, .*\(--label-map\)"):
+        joined(table, scores, [f"case_id,{column}", "a,1", "b,0"], "radchest15", label_map="rad-chestct-fibrosis")
+
+
+@pytest.mark.parametrize(("protocol", "count"), [("radchest16", 16), ("radchest15", 15)])
+def test_rad_chestct_labels_under_ct_rate_s_names_are_all_evaluated(table, protocol, count):
+    scores = ["case_id," + ",".join(CT_RATE), "a" + ",0.9" * 18, "b" + ",0.1" * 18]
+    _, data = joined(table, scores, ["case_id," + ",".join(CT_RATE), "a" + ",1" * 18, "b" + ",0" * 18], protocol)
+    assert (len(data.reasons), data.labels_NF.shape[1]) == (0, count)
+    np.testing.assert_array_equal(data.labels_NF[0], np.ones(count))
 
 
 def test_missing_scores_are_zero_by_the_releases_rule_and_left_out_otherwise(table):
@@ -310,6 +342,59 @@ def test_a_patient_in_both_splits_is_refused_by_name(table):
     first, second = data.select(np.arange(5)), data.select(np.arange(4, 24))
     with pytest.raises(InputError, match="1 patients are in the validation and in the test split: valid_2"):
         evaluate(protocol, first, QUICK, second)
+
+
+def test_one_other_name_leaves_the_patients_of_ct_rate_s_names_grouped(table):
+    rows = ["valid_1_a_1", "valid_1_b_1", "odd"]
+    _, data = joined(
+        table,
+        ["file_name,lung/Emphysema", *(f"{row},0.5" for row in rows)],
+        ["VolumeName,Emphysema", *(f"{row},{n % 2}" for n, row in enumerate(rows))],
+    )
+    assert data.patients == ("valid_1", "valid_1", "odd")
+    assert "of 1 volumes with other names not known" in data.patient_rule
+    assert "(odd)" in data.patient_rule
+
+
+def of_volumes(table, name, volumes, patients=None):
+    """The joined tables of these volumes, with a column of patients where they are given."""
+    column, cells = ("", [""] * len(volumes)) if patients is None else (",patient_id", [f",{p}" for p in patients])
+    scores = [f"{v}{c},0.{n + 1}" for n, (v, c) in enumerate(zip(volumes, cells, strict=True))]
+    labels = [f"{v},{n % 2}" for n, v in enumerate(volumes)]
+    return read_dataset(
+        table(f"{name}.csv", f"case_id{column},lung/Emphysema", *scores),
+        table(f"{name}_labels.csv", "case_id,Emphysema", *labels),
+        "fvlm16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "words"),
+    [
+        ((["valid_1_a_1", "valid_1_b_1"], ["x", "x"]), (["valid_1_a_1", "valid_2_a_1"], None), "1 volumes are in .*: valid_1_a_1"),
+        ((["valid_1_a_1", "valid_2_a_1"], ["x", "y"]), (["valid_1_b_1", "valid_3_a_1"], None), "cannot be told. .*column patient_id of .*Give both"),
+        ((["valid_1_a_1", "valid_2_a_1"], None), (["valid_1_b_1", "valid_3_a_1"], ["x", "y"]), "cannot be told"),
+        ((["valid_1_a_1", "odd"], None), (["valid_1_b_1", "valid_3_a_1"], None), "1 patients are in .*: valid_1"),
+    ],
+    ids=["the same volume", "test names patients", "validation names patients", "an odd name"],
+)  # fmt: skip
+def test_tested_patients_are_refused_as_validation_whatever_names_them(table, test, validation, words):
+    protocol, tested = of_volumes(table, "t", *test)
+    _, held = of_volumes(table, "v", *validation)
+    with pytest.raises(InputError, match=words):
+        evaluate(protocol, tested, QUICK, held)
+
+
+def test_columns_of_patients_in_both_tables_are_compared(table):
+    protocol, tested = of_volumes(table, "t", ["a", "b"], ["x", "y"])
+    _, held = of_volumes(table, "v", ["c", "d"], ["z", "w"])
+    assert evaluate(protocol, tested, QUICK, held).validation["patients"] == 2
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), 0.0, 1.0, -0.5])
+def test_a_share_that_is_none_is_refused(table, share):
+    with pytest.raises(InputError, match="expected a share of the patients above 0 and below 1"):
+        hold_out(many(table)[1], share, 0)
 
 
 def test_holding_out_splits_by_patient_and_by_seed(table):

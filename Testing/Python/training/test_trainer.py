@@ -207,6 +207,20 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert not list((tmp_path / "checkpoints").glob(".partial*"))
 
 
+def test_checkpoints_that_a_kill_cut_off_go_when_the_run_is_continued(tmp_path):
+    run = train(tmp_path, a_config(epochs=1)).run_folder
+    half = run.checkpoints / ".partial-abc"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half")
+    with pytest.raises(InputError, match="another configuration"):
+        train(tmp_path, a_config(epochs=2))
+    assert half.exists(), "a run that is not this one is let be"
+    steps = run.steps()
+    run.prepare()
+    assert not half.exists()
+    assert run.steps() == steps
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     trainer = train(tmp_path, a_config(epochs=1))
     (trainer.run_folder.checkpoints / "step-00000002" / "state.pt").write_bytes(b"PK nonsense")

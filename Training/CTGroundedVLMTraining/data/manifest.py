@@ -168,6 +168,8 @@ def split_by_patient(
 def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
     """Write CSV or Parquet, by the name's ending; columns that no row uses are left out.
 
+    Relative paths of ``rows`` are below the working folder, as any program has them, not below the manifest's.
+
     Raises:
         InputError: the ending is neither, or the rows do not pass the reader's checks of patients and case ids.
         OutputError: the file cannot be written.
@@ -181,7 +183,7 @@ def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
         raise InputError(
             f"{path}: case ids {_listed([repr(c) for c in twice])} occur twice; each volume needs its own."
         )
-    folder = path.parent.absolute()
+    folder = Path(os.path.abspath(path.parent))
     cells = [{name: _cell(getattr(row, name), folder) for name in COLUMNS} for row in rows]
     columns = [name for name in COLUMNS if name in _REQUIRED or any(row[name] for row in cells)]
     try:
@@ -233,7 +235,7 @@ def _cell(value: Any, folder: Path) -> str:
     if isinstance(value, Correction):
         return value.to_json()
     if isinstance(value, Path):
-        path = Path(os.path.normpath(folder / value))
+        path = Path(os.path.abspath(value))
         return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
     return value or ""
 

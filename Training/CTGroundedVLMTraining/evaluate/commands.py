@@ -131,7 +131,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if getattr(arguments, needs[kind]) is None:
         raise InputError(f"--{kind} needs --{needs[kind]} too.")
     aside = {
-        "scores": ("manifest", "validation_split", "grounding", "calibrate"),
+        "scores": ("manifest", "validation_split", "templates", "grounding", "calibrate"),
         "model": (),
     }[kind]
     for name in aside:
@@ -141,8 +141,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise InputError("--validation-labels needs --validation-scores too.")
     if arguments.validation_scores and arguments.validation_split:
         raise InputError("--validation-scores and --validation-split both name validation patients; leave out one.")
-    if arguments.hold_out is not None and (arguments.validation_scores or arguments.validation_split):
-        raise InputError("--hold-out makes a validation split; leave out the other one.")
+    if arguments.hold_out is not None:
+        from .joining import check_share
+
+        if arguments.validation_scores or arguments.validation_split:
+            raise InputError("--hold-out makes a validation split; leave out the other one.")
+        check_share(arguments.hold_out)  # before hours of scoring
     if arguments.calibrate:
         if not (arguments.validation_split or arguments.hold_out):
             raise InputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ class Dataset:
 
     ``scores_NF``: NaN where there is no score. ``labels_NF``: 1, 0, NaN where unknown. ``unmatched``: by kind, what found no
     match. ``patient_rule``: how patients were told. ``reasons``: item key -> why it has no scores or no labels at all.
+    ``patients_from_names``: they were told by volume names, so that they cannot be compared with a table's own names of patients.
     """
 
     volumes: tuple[str, ...]
@@ -35,18 +36,17 @@ class Dataset:
     unmatched: Mapping[str, tuple[str, ...]]
     patient_rule: str
     reasons: Mapping[str, str]
+    patients_from_names: bool = False
 
     def select(self, chosen_N: np.ndarray) -> Dataset:
         """The volumes that the mask or the indices name."""
         numbers = np.arange(len(self.volumes))[chosen_N]
-        return Dataset(
-            tuple(self.volumes[n] for n in numbers),
-            tuple(self.patients[n] for n in numbers),
-            self.scores_NF[numbers],
-            self.labels_NF[numbers],
-            self.unmatched,
-            self.patient_rule,
-            self.reasons,
+        return replace(
+            self,
+            volumes=tuple(self.volumes[n] for n in numbers),
+            patients=tuple(self.patients[n] for n in numbers),
+            scores_NF=self.scores_NF[numbers],
+            labels_NF=self.labels_NF[numbers],
         )
 
     def notes(self) -> list[str]:
@@ -72,6 +72,7 @@ def read_dataset(
     """
     label_header = read_header(labels_path)
     protocol = choose_protocol(protocol_name, label_header, label_map)
+    check_labels(protocol, label_header, labels_path)
     wanted = [c for item in protocol.items for c in label_columns(item, label_header)]
     label_table = read_table(labels_path, lambda header: [*wanted, *_patient_columns(header)])
     score_header = read_header(scores)
@@ -86,15 +87,16 @@ def _patient_columns(header: Sequence[str]) -> list[str]:
 
 
 def score_column(question: Question, header: Sequence[str], path: Path) -> str | None:
-    """The column with the question's scores: ours, the release's, or the finding's plain name.
+    """The column with the question's scores, in any case: ours, the release's, or the finding's plain name.
 
     Raises:
         InputError: two columns hold it.
     """
-    release = f"{question.organ}_{question.finding}_{question.negative}_{question.positive}"
-    other_prompts = [name for name in header if name.startswith(f"{question.organ}_{question.finding}_")]
-    for names in ([question.key], [release], other_prompts, [question.finding]):
-        held = [name for name in header if name in names]
+    ours, release, plain = _score_names(question)
+    prefix = f"{question.organ}_{question.finding}_".lower()
+    other_prompts = [name.lower() for name in header if name.lower().startswith(prefix)]
+    for names in ([ours], [release], other_prompts, [plain]):
+        held = [name for name in header if name.lower() in names]
         if len(held) > 1:
             raise InputError(f"{path}: {question.key} has {len(held)} columns: {listed(held)}. Remove all but one.")
         if held:
@@ -102,12 +104,31 @@ def score_column(question: Question, header: Sequence[str], path: Path) -> str |
     return None
 
 
+def _score_names(question: Question) -> tuple[str, str, str]:
+    release = f"{question.organ}_{question.finding}_{question.negative}_{question.positive}"
+    return question.key.lower(), release.lower(), question.finding.lower()
+
+
 def label_columns(item: Item, header: Sequence[str]) -> list[str]:
-    """The columns of which any makes the item positive: of that name, or "name*location" as RAD-ChestCT has them."""
+    """The columns of which any makes the item positive: of that name, or "name*location" as RAD-ChestCT has them.
+
+    Where there is none, the first one that has the finding's own name (``Item.own_labels``).
+    """
     lower = [name.lower() for name in item.labels]
     exact = [name for name in header if name.lower() in lower]
     located = [name for name in header if "*" in name and name.partition("*")[0].strip().lower() in lower]
-    return exact + located or [name for name in header if name == item.key]
+    own = (name for wanted in item.own_labels for name in header if name.lower() == wanted.lower())
+    return exact + located or list(own)[:1]
+
+
+def check_labels(protocol: Protocol, header: Sequence[str], path: Path) -> None:
+    """Raises InputError where the table has no column for any item of the protocol."""
+    if not any(label_columns(item, header) for item in protocol.items):
+        names = dict.fromkeys(name for item in protocol.items for name in item.labels)
+        raise InputError(
+            f"Nothing can be evaluated by the protocol {protocol.name}: {path} has no column {listed(names)}. Name other "
+            "labels, another protocol, or another of its label maps (--label-map)."
+        )
 
 
 def _join(
@@ -133,8 +154,10 @@ def _join(
     reasons = _reasons(protocol, columns, score_NF, label_table, scores.path)
     if len(reasons) == len(protocol.items):
         raise InputError(f"Nothing can be evaluated by the protocol {protocol.name}: {next(iter(reasons.values()))}.")
-    own, rule = _patients(volumes, scores, label_table, patients)
-    return Dataset(volumes, own, score_NF, label_NF, _unmatched(scores, label_table, columns, known), rule, reasons)
+    told = _told_patients(volumes, scores, label_table, patients)
+    own, rule = told or _patients_by_name(volumes)
+    unmatched = _unmatched(scores, label_table, columns, known) | _other_labels(protocol, label_table)
+    return Dataset(volumes, own, score_NF, label_NF, unmatched, rule, reasons, told is None)
 
 
 def _item_scores(item: Item, values: Mapping[Question, np.ndarray], length: int) -> np.ndarray:
@@ -188,16 +211,25 @@ def _unmatched(
 
 
 def _other_prompts(question: Question, column: str) -> bool:
-    return column not in (
-        question.key,
-        question.finding,
-        f"{question.organ}_{question.finding}_{question.negative}_{question.positive}",
-    )
+    return column.lower() not in _score_names(question)
 
 
-def _patients(
+def _other_labels(protocol: Protocol, table: Table) -> dict[str, tuple[str, ...]]:
+    """Label columns of the finding's own name: whether they mean what the label map says, the table does not tell."""
+    mapped = [item for item in protocol.items if item.name not in item.labels]
+    own = [
+        column
+        for item in mapped
+        for column in label_columns(item, table.header)
+        if column.lower() in [name.lower() for name in item.own_labels] and column.lower() not in item.labels
+    ]
+    return {"label columns taken by the finding's own name, instead of the label map's": tuple(own)}
+
+
+def _told_patients(
     volumes: Sequence[str], scores: Table, label_table: Table, given: Mapping[str, str] | None
-) -> tuple[tuple[str, ...], str]:
+) -> tuple[tuple[str, ...], str] | None:
+    """Patients by the manifest or a column of a table, and which; None where neither names them."""
     if given is not None:
         return tuple(given[volume] for volume in volumes), "as the manifest says"
     for table in (label_table, scores):
@@ -208,21 +240,52 @@ def _patients(
                 if empty:
                     raise InputError(f"{table.path}, column {name!r}: no patient for {listed(empty)}. Fill it in.")
                 return tuple(of[volume].strip() for volume in volumes), f"column {name} of {table.path}"
+    return None
+
+
+def _patients_by_name(volumes: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Volume by volume, so that one other name leaves the rest grouped: as CT-RATE names them, else each its own patient."""
     matches = [_CT_RATE_NAME.match(volume) for volume in volumes]
-    if all(matches):
-        return tuple(match[1] for match in matches), "from CT-RATE's volume names (split_patient_scan_reconstruction)"
-    rule = "not known, so every volume counts as a patient of its own: intervals are too narrow where patients have several"
-    return tuple(volumes), f"{rule}. A column {PATIENT_COLUMNS[0]} in either table tells them"
+    patients = tuple(match[1] if match else volume for match, volume in zip(matches, volumes, strict=True))
+    others = [volume for match, volume in zip(matches, volumes, strict=True) if not match]
+    by_name = "from CT-RATE's volume names (split_patient_scan_reconstruction)"
+    if not others:
+        return patients, by_name
+    unknown = "not known, so every volume counts as a patient of its own"
+    if len(others) < len(volumes):
+        unknown = f"{by_name}; of {len(others)} volumes with other names {unknown} ({listed(others)})"
+    rule = f"{unknown}: intervals are too narrow where patients have several"
+    return patients, f"{rule}. A column {PATIENT_COLUMNS[0]} in either table tells them"
 
 
 def check_no_patient_in_both(test: Dataset, validation: Dataset) -> None:
-    """Thresholds and calibration from patients that are tested would flatter. Raises InputError, with their names."""
+    """Thresholds and calibration from patients that are tested would flatter.
+
+    Raises:
+        InputError: patients or volumes are in both, or it cannot be told, for the splits name patients by different rules.
+    """
     both = sorted(set(test.patients) & set(validation.patients))
     if both:
         raise InputError(
             f"{len(both)} patients are in the validation and in the test split: {listed(both)}. Split by patient "
             "(--hold-out SHARE does)."
         )
+    if shared := sorted(set(test.volumes) & set(validation.volumes)):
+        raise InputError(
+            f"{len(shared)} volumes are in the validation and in the test split: {listed(shared)}. Take them out of one, with "
+            "all volumes of their patients (--hold-out SHARE does)."
+        )
+    if test.patients_from_names != validation.patients_from_names:
+        raise InputError(
+            f"Whether a patient is in both splits cannot be told. Patients of the test split: {test.patient_rule}. Of the "
+            f"validation split: {validation.patient_rule}. Give both splits a column {PATIENT_COLUMNS[0]}."
+        )
+
+
+def check_share(share: float) -> None:
+    """Raises InputError where it is no share of the patients that can be held out."""
+    if not 0 < share < 1:  # also where it is no number
+        raise InputError(f"--hold-out {share:g}: expected a share of the patients above 0 and below 1, such as 0.5.")
 
 
 def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -231,11 +294,12 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     Raises:
         InputError: the share leaves one of the two without patients.
     """
+    check_share(share)
     patients = sorted(set(data.patients))
     number = round(share * len(patients))
     if not 0 < number < len(patients):
         raise InputError(
-            f"--hold-out {share:g} of {len(patients)} patients leaves one split empty; give a share between 0 and 1."
+            f"--hold-out {share:g} of {len(patients)} patients leaves one split empty; give a share nearer to 0.5."
         )
     drawn = set(np.random.default_rng(seed).permutation(patients)[:number].tolist())
     held_N = np.array([patient in drawn for patient in data.patients])

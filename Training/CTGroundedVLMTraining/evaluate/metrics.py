@@ -122,32 +122,34 @@ def youden_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     "Positive" is a score that reaches the threshold, as in an analysis. It lies halfway between two observed scores.
     NaN where only one class is there.
     """
-    thresholds_T, sensitivity_T, specificity_T = _candidates(labels_N, scores_N)
+    thresholds_T, (tp, fp, tn, fn) = _candidates(labels_N, scores_N)
     if not len(thresholds_T):
         return float("nan")
-    return float(thresholds_T[int(np.argmax(sensitivity_T + specificity_T))])  # ascending: the first is most sensitive
+    # sensitivity + specificity - 1, times both numbers of volumes: as integers, for rounded quotients tell equals apart
+    index_T = tp * (fp + tn) - fp * (tp + fn)
+    return float(thresholds_T[int(np.argmax(index_T))])  # ascending: the first is most sensitive
 
 
 def sensitivity_threshold(labels_N: np.ndarray, scores_N: np.ndarray, target: float) -> float:
     """The highest threshold that reaches the target sensitivity ("positive" and place as in ``youden_threshold``)."""
-    thresholds_T, sensitivity_T, _ = _candidates(labels_N, scores_N)
+    thresholds_T, counts_T = _candidates(labels_N, scores_N)
     if not len(thresholds_T):
         return float("nan")
+    sensitivity_T = counts_T.tp / (counts_T.tp + counts_T.fn)
     return float(thresholds_T[np.flatnonzero(sensitivity_T >= target - 1e-12)[-1]])
 
 
-def _candidates(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds in ascending order that tell all different decisions but "all negative", with both rates."""
+def _candidates(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, Counts]:
+    """Thresholds in ascending order that tell all different decisions but "all negative", with their counts."""
     if len(np.unique(labels_N)) < 2:
-        return np.empty(0), np.empty(0), np.empty(0)
+        return np.empty(0), Counts(*np.empty((4, 0), int))
     values = np.unique(scores_N)
     # a threshold halfway decides as the higher score does; below the lowest score everything is positive
     halfway = np.maximum(
         (values[1:] + values[:-1]) / 2, np.nextafter(values[:-1], np.inf)
     )  # adjacent floats have no middle
     thresholds_T = np.concatenate([[min(values[0], values[0] / 2)], halfway])
-    tp, fp, tn, fn = counts_above(labels_N, scores_N, np.nextafter(thresholds_T, -np.inf))
-    return thresholds_T, tp / (tp + fn), tn / (fp + tn)
+    return thresholds_T, counts_above(labels_N, scores_N, np.nextafter(thresholds_T, -np.inf))
 
 
 def nan_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -18,7 +18,7 @@ from .case_journal import CaseJournal, CaseRecord
 from .case_scorer import CaseScorer
 from .estimates import EvaluationSettings
 from .grounding import TOLERANCE_MM, grounding_lines, summarize
-from .joining import Dataset, hold_out, read_dataset
+from .joining import Dataset, check_labels, hold_out, read_dataset
 from .outputs import Extra
 from .protocols import Protocol, choose_protocol
 from .retrieval import Pairing, retrieval, retrieval_lines
@@ -97,7 +97,9 @@ def run_model(options: ModelRunOptions, progress: Progress = lambda done, total,
     """
     rows = _rows(options)
     labels = options.labels or _labels_of(rows)
-    protocol = choose_protocol(options.protocol, read_header(labels), options.label_map)
+    header = read_header(labels)
+    protocol = choose_protocol(options.protocol, header, options.label_map)
+    check_labels(protocol, header, labels)  # before hours of scoring
     protocol = protocol.with_templates() if options.templates else protocol
     loaded = find_model(options.model, choose_device(options.device))
     precision = choose_precision(options.precision, loaded.model.device)  # once: "auto" measures

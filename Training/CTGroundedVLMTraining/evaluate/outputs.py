@@ -105,10 +105,14 @@ def _section_record(section: SectionResult) -> dict[str, Any]:
 
 
 def metrics_csv(evaluation: Evaluation) -> str:
-    """One row per finding and section, and the means; empty cells where a metric does not exist."""
+    """One row per finding and section, and the means; empty cells where a metric does not exist.
+
+    The last columns say over how many findings each mean is.
+    """
     columns = ["finding", "section", "threshold", "threshold_fitted_on", "volumes", "patients", "positives", "missing"]
     for metric in METRICS:
         columns += [metric, f"{metric}_low", f"{metric}_high"]
+    columns += [f"{metric}_findings" for metric in METRICS]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -123,7 +127,8 @@ def metrics_csv(evaluation: Evaluation) -> str:
                 about | where | {"volumes": section.volumes, "positives": section.positives} | _cells(section.metrics)
             )
     for name, values in evaluation.macro.items():
-        writer.writerow({"finding": "macro", "section": name} | _cells(values))
+        of = {f"{metric}_findings": number for metric, number in evaluation.macro_of[name].items()}
+        writer.writerow({"finding": "macro", "section": name} | _cells(values) | of)
     return out.getvalue()
 
 
@@ -135,7 +140,10 @@ def _cells(values: Mapping[str, Estimate]) -> dict[str, float | None]:
 
 
 def tables(evaluation: Evaluation, brief: bool = False) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows) of each section that has results; the means come last. ``brief``: intervals of the AUC only."""
+    """(title, header, rows) of each section that has results. ``brief``: intervals of the AUC only.
+
+    The means come last, and after them, where they are not all over equally many findings, over how many each is.
+    """
     out = []
     for name, title in SECTION_TITLES.items():
         if name not in evaluation.macro:
@@ -144,8 +152,11 @@ def tables(evaluation: Evaluation, brief: bool = False) -> list[tuple[str, list[
         header = ["finding", "n", "pos.", "miss.", "thr.", *(_SHORT[metric] for metric in shown)]
         rows = [_row(result, result.sections.get(name), shown, brief) for result in evaluation.findings]
         means = [_shown(evaluation.macro[name][metric], brief and metric != "auc") for metric in shown]
-        of = max(evaluation.macro_of[name].values())
-        rows.append([f"macro ({of} of {len(evaluation.findings)})", str(evaluation.volumes), "", "", "", *means])
+        of = [evaluation.macro_of[name][metric] for metric in shown]
+        number = str(of[0]) if min(of) == max(of) else f"{min(of)} to {max(of)}"
+        rows.append([f"macro ({number} of {len(evaluation.findings)})", str(evaluation.volumes), "", "", "", *means])
+        if min(of) < max(of):
+            rows.append(["findings in the mean", "", "", "", "", *map(str, of)])
         out.append((title.format(target=evaluation.settings.target_sensitivity), header, rows))
     return out
 
@@ -218,8 +229,8 @@ def print_tables(evaluation: Evaluation, console: Console) -> None:
         table = Table(title=Text(title), title_justify="left")
         for n, name in enumerate(header):
             table.add_column(name, justify="left" if n == 0 else "right", no_wrap=n > 0)
-        for row in rows:
-            table.add_row(*map(Text, row), end_section=row is rows[-2])
+        for n, row in enumerate(rows, 1):
+            table.add_row(*map(Text, row), end_section=n == len(evaluation.findings))
         console.print(table)
     for note in all_notes(evaluation):
         console.print(Text(f"note: {note}"))
@@ -229,6 +240,8 @@ def write_evaluation(
     folder: Path, evaluation: Evaluation, test: Dataset, record: Mapping[str, Any], extra: Extra | None = None
 ) -> dict[str, Path]:
     """Write everything; each file appears whole or not at all, ``metrics.json`` (the ``record``) last.
+
+    An earlier result's ``calibration.json`` is removed where there is none now: it belongs to other numbers.
 
     Returns:
         The files by kind. Raises OutputError where they cannot be written.
@@ -242,6 +255,8 @@ def write_evaluation(
         if evaluation.validation:
             paths["calibration"] = folder / "calibration.json"
             write_calibration(paths["calibration"], _calibration(evaluation, record["run"]))
+        else:
+            (folder / "calibration.json").unlink(missing_ok=True)
         write_text(paths["table"], metrics_csv(evaluation))
         write_text(paths["measured"], measured_csv([r.item.key for r in evaluation.findings], test))
         write_text(

@@ -47,11 +47,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Item:
-    """A line of the result: the highest score of ``questions`` against "any of the ``labels`` is positive"."""
+    """A line of the result: the highest score of ``questions`` against "any of the ``labels`` is positive".
+
+    ``own_labels``: the finding's own names, of which the first is taken where a table has none of ``labels``.
+    """
 
     name: str
     questions: tuple[Question, ...]
     labels: tuple[str, ...]
+    own_labels: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -141,7 +145,9 @@ def published_protocol(name: str, label_map: str | None = None) -> Protocol:
     for finding in questions:
         if finding not in record["without"]:
             asked = tuple(questions[f] for f in record["highest_of"].get(finding, [finding]))
-            items.append(Item(finding, asked, tuple(columns.get(finding, [finding]))))
+            # a column of the finding's own name follows the first label map: it is no answer to another one
+            own = (asked[0].key, finding) if label_map == record["label_maps"][0] else ()
+            items.append(Item(finding, asked, tuple(columns.get(finding, [finding])), own))
     prompts = f"{record['prompts']} ({_data()['prompt_sets'][record['prompts']]['description']})"
     described = f"{label_map} ({_data()['label_maps'][label_map]['description']})"
     return Protocol(name, record["description"], prompts, described, tuple(items))
@@ -174,7 +180,14 @@ def _registry_question(finding: Any) -> Question:
 
 def choose_protocol(name: str, label_header: Iterable[str], label_map: str | None = None) -> Protocol:
     """A protocol by name; ``corpus`` is made from the label table's header. Raises InputError."""
-    return corpus_protocol(label_header) if name == CORPUS else published_protocol(name, label_map)
+    if name != CORPUS:
+        return published_protocol(name, label_map)
+    if label_map:
+        raise InputError(
+            f"The protocol {CORPUS} takes the label table's own columns; --label-map {label_map} does not go with it. Leave "
+            "it out, or name the protocol whose label map it is."
+        )
+    return corpus_protocol(label_header)
 
 
 def corpus_protocol(columns: Iterable[str]) -> Protocol:

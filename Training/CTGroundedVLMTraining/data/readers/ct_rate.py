@@ -59,9 +59,11 @@ def read_ct_rate(options: ReaderOptions) -> Reading:
             notes.append(f"no volumes of {half}")
             continue
         notes.append(f"{half}: version {version} of the files" + (" (already in HU)" if version == 2 else ""))
+        if version == 2 and options.version is None:
+            notes += _not_taken(root, half, options, volumes)
         volumes = _chosen(volumes, root, half, options, notes)
         reports = _reports(root / "radiology_text_reports" / f"{table}_reports.csv")
-        corrections = _corrections(root / "metadata" / f"{table}_metadata.csv") if version == 1 else {}
+        corrections = _corrections(root / "metadata" / f"{table}_metadata.csv", volumes) if version == 1 else {}
         labels |= _labels(root / "multi_abnormality_labels" / f"{half}_predicted_labels.csv", volumes)
         rows += [_row(name, path, split, reports, corrections, version, masks) for name, path in volumes.items()]
     if not rows:
@@ -80,10 +82,21 @@ def volumes_of(root: Path, half: str, options: ReaderOptions) -> tuple[dict[str,
     """Volumes by name, and which version of the files they are; the corrected ones where both are there."""
     for version in (options.version,) if options.version else (2, 1):
         folder = root / (f"{half}_fixed" if version == 2 else half)
-        if folder.is_dir():
-            found = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.rglob("*.nii.gz"))}
-            return {name: path for name, path in found.items() if _VOLUME.fullmatch(name)}, version
+        found = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.rglob("*.nii.gz"))}
+        volumes = {name: path for name, path in found.items() if _VOLUME.fullmatch(name)}
+        if volumes:  # an empty folder, of a download that has not begun, hides nothing
+            return volumes, version
     return {}, options.version or 2
+
+
+def _not_taken(root: Path, half: str, options: ReaderOptions, taken: Iterable[str]) -> list[str]:
+    """A note on the volumes that only version 1 has: a download of version 2 that is not complete leaves them out."""
+    others = volumes_of(root, half, replace(options, version=1))[0].keys() - set(taken)
+    if not others:
+        return []
+    return [
+        f"{half}: {len(others)} volumes that only version 1 has are not taken; complete {half}_fixed, or name --version 1"
+    ]
 
 
 def parts(volume: str) -> tuple[str, str]:
@@ -139,20 +152,24 @@ def _reports(path: Path) -> dict[str, str]:
     return {report.report_id.removesuffix(".nii.gz"): report.text for report in found}
 
 
-def _corrections(path: Path) -> dict[str, Correction]:
-    """By volume, from the metadata that version 1 needs. Raises InputError that names line and column."""
+def _corrections(path: Path, volumes: Iterable[str]) -> dict[str, Correction]:
+    """Of these volumes, from the metadata that version 1 needs. Raises InputError that names line and column."""
     corrections = {}
+    wanted = set(volumes)
     for place, row in read_table(existing(path, "CT-RATE's metadata"), ("VolumeName", *_GEOMETRY)):
+        name = row["VolumeName"].removesuffix(".nii.gz")
+        if name not in wanted:  # what its line lacks does not matter
+            continue
         numbers = {column: [float(n) for n in _NUMBER.findall(row[column])] for column in _GEOMETRY}
-        wanted = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}
+        lengths = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}
         for column, found in numbers.items():
-            least = wanted.get(column, 1)
-            if len(found) < least or (column in wanted and len(found) != least):
+            least = lengths.get(column, 1)
+            if len(found) < least or (column in lengths and len(found) != least):
                 raise InputError(f"{place}, column {column!r}: {row[column]!r}; expected {least} number(s).")
         across, down = numbers["ImageOrientationPatient"][:3], numbers["ImageOrientationPatient"][3:]
         normal = _cross(across, down)
         xy = numbers["XYSpacing"]
-        corrections[row["VolumeName"].removesuffix(".nii.gz")] = Correction(
+        corrections[name] = Correction(
             slope=numbers["RescaleSlope"][0],
             intercept=numbers["RescaleIntercept"][0],
             spacing_ijk=(xy[0], xy[-1], numbers["ZSpacing"][0]),

@@ -69,9 +69,10 @@ def _xlsx(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise DependencyError('Merlin\'s table needs openpyxl: pip install "ct-grounded-vlm[training]".') from error
     try:
         sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
-    except (OSError, KeyError, ValueError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise InputError(f"{path}: cannot be read as an Excel table ({error}). Download it again.") from error
-    lines = sheet.iter_rows(values_only=True)
+        lines = iter(list(sheet.iter_rows(values_only=True)))  # all of it: a sheet is unpacked while it is read
+    except Exception as error:  # a damaged archive fails in any way: as zip, in its checksum, as XML
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: cannot be read as an Excel table ({reason}). Download it again.") from error
     header = [_text(cell) for cell in next(lines, ())]
     check_columns(path, header, (_ID, _FINDINGS, _SPLIT))
     for number, cells in enumerate(lines, 2):

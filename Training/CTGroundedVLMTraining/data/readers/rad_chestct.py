@@ -9,7 +9,8 @@ Layout, anywhere below the folder for volumes::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from CTGroundedVLMLib.errors import InputError
@@ -79,10 +80,23 @@ def _labels(path: Path, wanted: set[str]) -> Labels:
         name = row.pop(_ID).removesuffix(".npz")
         if name not in wanted:
             continue
+        cells: dict[str, list[str]] = {}
+        for column, cell in row.items():
+            if "*" in column:
+                cells.setdefault(column.split("*")[0], []).append(cell)
         try:
-            positive = {c.split("*")[0] for c, cell in row.items() if "*" in c and cell.strip() and float(cell) > 0}
+            labels[name] = {
+                key: _any(cell for abnormality in named for cell in cells.get(abnormality, ()))
+                for key, named in findings.items()
+            }
         except ValueError as error:
-            raise InputError(f"{place}: a label is no number ({error}).") from error
-        known = {column.split("*")[0] for column in row if "*" in column}
-        labels[name] = {k: int(bool(named & positive)) if named & known else None for k, named in findings.items()}
+            raise InputError(f"{place}: a label is no number ({error}); expected 1, 0, or -1 where unknown.") from error
     return labels
+
+
+def _any(cells: Iterable[str]) -> int | None:
+    """1 where a location is positive; else None where one is unknown (empty, nan, -1) or there is none; else 0."""
+    values = [float(cell) if cell.strip() else math.nan for cell in cells]
+    if any(value > 0 for value in values):
+        return 1
+    return 0 if values and all(value == 0 for value in values) else None
