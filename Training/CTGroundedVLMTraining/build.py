@@ -51,7 +51,7 @@ def make_trainer(config: TrainingConfig, data: str, run: RunFolder, device: torc
     cases = open_data(data, config, "train")
     if world()[0] == 0:
         run.prepare()
-        run.check_data({"location": data, "cases": len(cases), "identity": cases.identity})
+        run.check_data({"location": data, "cases": len(cases), "identity": cases.identity, "processes": world()[1]})
     tokenizer = run_tokenizer(config, cases, run)
     learners = make_learners(config, cases, tokenizer, device)
     validate = None

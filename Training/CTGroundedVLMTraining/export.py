@@ -85,6 +85,7 @@ def training_record(run: RunFolder, step: int, weights: dict[str, torch.Tensor])
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "cases": data.get("cases"),
         "data": data.get("identity"),
+        "processes": data.get("processes"),
     }
 
 

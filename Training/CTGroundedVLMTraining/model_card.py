@@ -163,6 +163,8 @@ def _training(training: Mapping[str, Any]) -> list[str]:
     name = training["config"]["name"]
     changes = [f"--set {change}" for change in changed_fields(training["config"])]
     lines = [f"Recipe `{name}`, {training['step']} steps:", "", "```"]
+    if (several := training.get("processes") or 1) > 1:
+        lines[0] = f"Recipe `{name}`, {training['step']} steps of {several} processes, each with batches of that size:"
     lines += [" \\\n  ".join([f"ctgvlm-train train {name} --data PREPARED --run RUN", *changes]), "```"]
     if name.removesuffix("_debug") == "starter":
         lines += [

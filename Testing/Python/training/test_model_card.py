@@ -9,7 +9,7 @@ from bundled_models import NOTICE
 from cases import a_small_model
 from CTGroundedVLMLib.model.checkpoint import load_checkpoint, model_sha256, save_checkpoint
 from CTGroundedVLMLib.model.header import card_line
-from CTGroundedVLMTraining import cli
+from CTGroundedVLMTraining import cli, model_card
 from CTGroundedVLMTraining.evaluate.calibration import asked_by_an_analysis
 from CTGroundedVLMTraining.evaluate.protocols import corpus_protocol, published_protocol
 from CTGroundedVLMTraining.model_card import changed_fields
@@ -178,6 +178,14 @@ def test_the_card_lists_what_was_changed_in_the_recipe_as_the_command_line_takes
         == with_changes(recipe("starter"), changes).to_dict()
     )
     assert changed_fields(config | {"name": "mine"}) == []
+
+
+def test_the_card_says_of_how_many_processes_the_batches_were():
+    training = {"config": recipe("starter").to_dict(), "step": 7}
+    assert model_card._training(training | {"processes": 2})[0].startswith(
+        "Recipe `starter`, 7 steps of 2 processes, each"
+    )
+    assert model_card._training(training | {"processes": 1})[0] == "Recipe `starter`, 7 steps:"
 
 
 # --- Calibration
