@@ -161,4 +161,11 @@ def _reason(score: FindingScore, statement: _Statement, image: str | None, thres
         return f"{says}; the image is not scored: {score.reason}."
     relation = "at or above" if image == "positive" else "below"
     kind = "threshold from calibration" if source == "calibration" else "default threshold, not calibrated"
-    return f"{says}; the image's probability {score.probability:.2f} is {relation} {threshold:.2f} ({kind})."
+    shown, limit = _told_apart(score.probability, threshold)
+    return f"{says}; the image's probability {shown} is {relation} {limit} ({kind})."
+
+
+def _told_apart(probability: float, threshold: float) -> tuple[str, str]:
+    """Both with two digits, or with as many (up to six) as it takes to see that they differ."""
+    pairs = [(f"{probability:.{digits}f}", f"{threshold:.{digits}f}") for digits in range(2, 7)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])

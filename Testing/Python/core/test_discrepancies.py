@@ -156,3 +156,17 @@ def test_the_indication_says_nothing_of_this_scan():
 
 def test_without_a_report_there_is_nothing_to_compare():
     assert compare_with_report([a_score("Emphysema", 0.9)], Report(""), ORGANS) == ()
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [
+        (0.1, "probability 0.10 is below 0.50 ("),
+        (0.497, "probability 0.497 is below 0.500 ("),
+        (0.50004, "probability 0.50004 is at or above 0.50000 ("),
+        (0.5, "probability 0.50 is at or above 0.50 ("),
+    ],
+)
+def test_the_reason_has_digits_enough_to_see_on_which_side_of_the_threshold_a_probability_is(probability, said):
+    comparison = only([a_score("Emphysema", probability)], a_report(("Emphysema", "present", LOBES)))
+    assert said in comparison.reason
