@@ -100,6 +100,7 @@ def starter() -> TrainingConfig:
     fVLM's contrast, and beside it what a synthetic corpus knows and a report does not: which findings are there, and in which
     voxels. A few thousand passes over small phantoms would not do from reports alone (docs/training.md). Tokens of 24 mm; a
     convolutional stem, a soft-tissue window as a second channel, and no tokens outside organs, so that two CPU cores suffice.
+    Views are moved by half a token either way: a phantom fits into the crop, and a finding would else meet one token grid only.
     """
     organs = {organ.name: organ.segments for organ in organ_group("anatomy36").organs}
     hu_window = (-1150.0, 350.0)
@@ -107,7 +108,7 @@ def starter() -> TrainingConfig:
     model = ModelConfig(
         organs=organs,
         vision=replace(
-            vision, background_tokens=False, narrow_windows=(_shares((-130.0, 230.0), hu_window),), stem=(8, 24)
+            vision, background_tokens=False, narrow_windows=(_shares((-130.0, 230.0), hu_window),), stem=(8, 32)
         ),
         text=TextConfig(2048, 128, 512, blocks=1, heads=4, positions=128, max_tokens=128, dropout=0.0),
         preprocessing=PreprocessingConfig(
@@ -126,11 +127,11 @@ def starter() -> TrainingConfig:
         objective=ObjectiveConfig("fvlm", "normal", presence=60.0, location=600.0),
         findings=tuple(name for name in label_columns() if name in registry_findings(model)),
         optimizer=OptimizerConfig(3e-3, 3e-5, 30, "step", weight_decay=0.05, clip_norm=1.0),
-        views=ViewConfig(noise_hu=5.0),
+        views=ViewConfig(noise_hu=5.0, scale=0.02, shift_hu=5.0, translation=(2, 4, 4)),
         texts=OrganTexts(normal_text="template"),
         initial=InitialWeights("scratch", tokenizer="corpus"),
         batch_size=16,
-        epochs=15,
+        epochs=7,
         ema=0.995,
         workers=1,
         checkpoint_every=100,

@@ -15,7 +15,7 @@ shift
 recipe=${RECIPE:-starter}
 read -ra synthesize <<<"${SYNTHESIZE:-}" # more options of synthesize, such as: --splits 0.8 0.1 --spacing 3 3 5
 read -ra changes <<<"${SET:-}"           # fields of the recipe
-patients=${PATIENTS:-1600} versions=${VERSIONS:-40} seed=${SEED:-11} jobs=${JOBS:-2} device=${DEVICE:-auto}
+patients=${PATIENTS:-4000} versions=${VERSIONS:-40} seed=${SEED:-11} jobs=${JOBS:-2} device=${DEVICE:-auto}
 bootstrap=${BOOTSTRAP:-1000}
 
 # exit code 8: done, but some cases could not be used; they are listed in the output and counted in the results

@@ -1,5 +1,7 @@
 """Crops, which organs they show, and which text goes with which organ."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,52 @@ def test_the_same_random_state_gives_the_same_view_and_another_one_another():
     first, again, other = view_of(case, seed=1), view_of(case, seed=1), view_of(case, seed=2)
     assert torch.equal(first.image_DHW, again.image_DHW)
     assert not torch.equal(first.image_DHW, other.image_DHW)
+
+
+def test_a_translation_moves_image_and_masks_together_and_shows_air_beyond_the_volume():
+    shape = MODEL.vision.image_size
+    case = a_case(shape, (slice(20, 30), slice(20, 30), slice(40, 50)))
+    case = replace(case, finding_map_DHW=case.organ_map_DHW, mapped_findings=("lung/Lung nodule",))
+    case.hu_DHW[:], case.hu_DHW[case.organ_map_DHW > 0] = -900, 300
+    starts = set()
+    for seed in range(30):
+        view = view_of(case, ViewConfig(translation=(3, 0, 8)), seed)
+        bright = (view.image_DHW > 0.9).nonzero()
+        start = (bright.min(0).values - torch.tensor([20, 20, 40])).tolist()
+        starts.add(tuple(start))
+        assert bright.max(0).values.tolist() == [29 + start[0], 29 + start[1], 49 + start[2]]
+        patches = sorted({tuple((voxel // torch.tensor([16, 16, 32])).tolist()) for voxel in bright})
+        assert [tuple(place) for place in view.token_mask_ON[0].view(3, 4, 3).nonzero().tolist()] == patches
+        assert torch.equal(view.finding_tokens_KN[0], view.token_mask_ON[0])
+        empty = (view.image_DHW == 0).sum().item()
+        assert empty == 48 * 64 * 96 - (48 - abs(start[0])) * 64 * (96 - abs(start[2]))
+    d, h, w = ({start[axis] for start in starts} for axis in range(3))
+    assert (min(d), max(d), h) == (-3, 3, {0})
+    assert min(w) < -4
+    assert max(w) > 4
+
+
+def test_without_a_translation_a_crop_draws_the_numbers_it_always_drew():
+    case, size = a_case(), MODEL.vision.image_size
+    random = np.random.default_rng(5)
+    start = [int(random.integers(n - s + 1)) for n, s in zip(case.hu_DHW.shape, size, strict=True)]
+    hu = case.hu_DHW[tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))]
+    low, high = MODEL.preprocessing.hu_window
+    expected = torch.from_numpy((hu.astype(np.float32) - low) / (high - low)).clamp(0, 1)
+    assert torch.equal(view_of(case, seed=5).image_DHW, expected)
+
+
+def test_a_crop_that_was_moved_out_of_the_volume_shows_air_and_no_organ():
+    view = view_of(a_case((10, 10, 10), (slice(0, 10),) * 3), ViewConfig(translation=(500, 500, 500)), seed=1)
+    assert view.image_DHW.max() == 0
+    assert not view.token_mask_ON.any()
+    assert not view.visible_O.any()
+
+
+@pytest.mark.parametrize("translation", [(1, 2), (-1, 0, 0)])
+def test_a_translation_that_is_none_is_refused(translation):
+    with pytest.raises(ValueError, match="translation is .* expected three numbers of voxels"):
+        ViewConfig(translation=translation)
 
 
 def test_an_organ_on_the_crop_s_border_is_dropped_by_the_release_s_rule():

@@ -28,6 +28,8 @@ class ViewConfig:
     text wrong, so none is the default. ``partial_organs``: "drop" leaves out an organ with a voxel on the crop's outermost plane
     (the release's rule); "visible" one of which less than ``min_visible`` (or fewer than ``min_voxels``) is in the crop.
     ``noise_hu``, ``scale``, ``shift_hu``: intensity augmentation (standard deviations), none by default as in the release.
+    ``translation``: the crop is moved by up to so many voxels along D, H and W, either way; beyond the volume is air. A volume that
+    is no larger than the crop would else always fall on the same token grid. None by default as in the release.
     """
 
     flips: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -37,6 +39,7 @@ class ViewConfig:
     noise_hu: float = 0.0
     scale: float = 0.0
     shift_hu: float = 0.0
+    translation: Triple = (0, 0, 0)
 
     def __post_init__(self) -> None:
         if self.partial_organs not in ("drop", "visible"):
@@ -45,6 +48,8 @@ class ViewConfig:
             raise ValueError(f"flips is {self.flips}, expected three probabilities")
         if min(self.noise_hu, self.scale, self.shift_hu) < 0:
             raise ValueError("noise_hu, scale and shift_hu are standard deviations: expected 0 or more")
+        if len(self.translation) != 3 or min(self.translation) < 0:
+            raise ValueError(f"translation is {self.translation}, expected three numbers of voxels, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,10 @@ def take_view(case: PreparedCase, model: ModelConfig, config: ViewConfig, random
             "Prepare the data again for this model."
         )
     size = model.vision.image_size
-    start = [int(random.integers(n - s + 1)) if n > s else 0 for n, s in zip(case.hu_DHW.shape, size, strict=True)]
-    box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+    start = _crop_start(case.hu_DHW.shape, size, config.translation, random)
     low, high = model.preprocessing.hu_window
-    hu = _padded(case.hu_DHW[box], size, low).astype(np.float32)
-    organ_map = _padded(case.organ_map_DHW[box], size, 0)
+    hu = _cut(case.hu_DHW, start, size, low).astype(np.float32)
+    organ_map = _cut(case.organ_map_DHW, start, size, 0)
     if config.scale or config.shift_hu:
         hu = hu * np.float32(1 + config.scale * random.standard_normal()) + np.float32(
             config.shift_hu * random.standard_normal()
@@ -91,17 +95,26 @@ def take_view(case: PreparedCase, model: ModelConfig, config: ViewConfig, random
     visible_O = torch.from_numpy(_visible(case, organ_map, config))
     found_KN = None
     if case.finding_map_DHW is not None:
-        drawn = np.ascontiguousarray(np.flip(_padded(case.finding_map_DHW[box], size, 0), flipped))
+        drawn = np.ascontiguousarray(np.flip(_cut(case.finding_map_DHW, start, size, 0), flipped))
         found_KN = organ_token_mask(torch.from_numpy(drawn), range(len(case.mapped_findings)), model.vision.patch_size)
     return View(case, torch.from_numpy(np.ascontiguousarray(image)), mask_ON, visible_O, found_KN)
 
 
-def _padded(array: np.ndarray, size: Triple, value: float) -> np.ndarray:
-    """Symmetric padding to ``size`` (MONAI's ``SpatialPad``, which the release uses)."""
-    missing = [s - n for s, n in zip(size, array.shape, strict=True)]
-    if not any(missing):
-        return array
-    return np.pad(array, [(m // 2, m - m // 2) for m in missing], constant_values=value)
+def _crop_start(shape: Triple, size: Triple, translation: Triple, random: np.random.Generator) -> list[int]:
+    """First voxel of the crop, negative where it begins before the volume: anywhere inside; else symmetric (MONAI's
+    ``SpatialPad``, which the release uses); then moved."""
+    start = [int(random.integers(n - s + 1)) if n > s else -((s - n) // 2) for n, s in zip(shape, size, strict=True)]
+    return [a + (int(random.integers(-t, t + 1)) if t else 0) for a, t in zip(start, translation, strict=True)]
+
+
+def _cut(array: np.ndarray, start: list[int], size: Triple, value: float) -> np.ndarray:
+    """``size`` voxels from ``start``; ``value`` beyond the array."""
+    inside = array[tuple(slice(max(a, 0), max(a + s, 0)) for a, s in zip(start, size, strict=True))]
+    if inside.shape == tuple(size):
+        return inside
+    before = [min(max(-a, 0), s) for a, s in zip(start, size, strict=True)]
+    missing = [(b, s - b - n) for b, s, n in zip(before, size, inside.shape, strict=True)]
+    return np.pad(inside, missing, constant_values=value)
 
 
 def _visible(case: PreparedCase, organ_map_DHW: np.ndarray, config: ViewConfig) -> np.ndarray:
