@@ -1,8 +1,9 @@
-"""fp32 or bf16: what this machine computes faster."""
+"""Where to compute, and in fp32 or bf16: what fits and is faster on this machine."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from typing import Literal
 
@@ -13,15 +14,44 @@ from .errors import DependencyError
 Precision = Literal["auto", "fp32", "bf16"]
 
 
+# Free memory that "auto" asks of a GPU: the context, the released model's weights and one window with its gradients in fp32, with
+# room to spare. A judgement, not measured on a GPU.
+NEEDED_BYTES = 2 * 1024**3
+
+
 def choose_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" -> device. Raises DependencyError where CUDA is asked for and not there."""
+    """ "auto", "cpu" or "cuda" -> device. "auto" is the first CUDA GPU with enough free memory, otherwise the CPU.
+
+    Raises:
+        DependencyError: CUDA is asked for and not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _free_gpu() or torch.device("cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DependencyError(
             "No CUDA device is available to PyTorch. Use --device cpu, or install a PyTorch build for your GPU's driver."
         )
     return torch.device(name)
+
+
+def _free_gpu() -> torch.device | None:
+    """What this process holds itself counts as free: it goes on with it. GPUs are asked one after the other, for asking takes
+    some hundred MB of each."""
+    if not torch.cuda.is_available():
+        return None
+    most = 0
+    for index in range(torch.cuda.device_count()):
+        free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
+        if free >= NEEDED_BYTES:
+            return torch.device("cuda", index)
+        most = max(most, free)
+    logging.getLogger(__name__).warning(
+        "No GPU has %.1f GiB of free memory (at most %.1f): the CPU is used. Close other programs that use the GPU, "
+        "or choose it by name to try nevertheless.",
+        NEEDED_BYTES / 1024**3,
+        most / 1024**3,
+    )
+    return None
 
 
 def choose_precision(precision: Precision, device: torch.device) -> str:

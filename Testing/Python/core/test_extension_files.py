@@ -132,8 +132,9 @@ def test_entry_and_cmake_metadata_agree():
     assert values["DEPENDS"].split() == entry["build_dependencies"] == ["PyTorch"]
     assert f"{values['HOMEPAGE']}.git" == entry["scm_url"]
     assert set(values) >= {"CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS"}
-    for said in ("Research use only", "non-commercial", "no data leave"):
+    for said in ("Research use only", "non-commercial", "no data leave", "synthetic patients only"):
         assert said in values["DESCRIPTION"]
+    assert (MODULE / "CTGroundedVLMLib" / "data" / "models" / "starter" / "model.safetensors").is_file()
 
 
 def test_icon_and_screenshots_are_pictures_of_this_repository():
@@ -181,8 +182,9 @@ def test_the_tutorial_holds_what_reviewers_of_the_index_ask_for():
         "## Console",
     ):
         assert f"\n{heading}\n" in text
-    assert "CTGroundedVLMPhantom" in text
-    assert "Research use only" in text
+    for page in (text, (ROOT / "README.md").read_text(encoding="utf-8")):
+        for said in ("CTGroundedVLMPhantom", "Research use only", "Tutorial", "Privacy"):
+            assert said in page
 
 
 def test_slicer_needs_no_package_of_ours_to_load_the_module_and_to_ask_what_is_missing():

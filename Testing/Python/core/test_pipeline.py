@@ -229,3 +229,27 @@ def test_cuda_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(DependencyError, match="No CUDA device"):
         choose_device("cuda")
     assert choose_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "held_gib", "expected"),
+    [
+        ((8.0,), (0.0,), "cuda:0"),
+        ((0.5, 6.0), (0.0, 0.0), "cuda:1"),
+        ((0.5,), (3.0,), "cuda:0"),
+        ((0.5, 1.0), (0, 0), "cpu"),
+    ],
+)
+def test_the_automatic_device_is_a_gpu_with_free_memory_else_the_cpu_and_says_so(
+    monkeypatch, caplog, free_gib, held_gib, expected
+):
+    # a stand-in for GPUs, of which there is none here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free_gib))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (int(free_gib[index] * 1024**3), 10 * 1024**3))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: int(held_gib[index] * 1024**3))
+    assert choose_device("auto") == torch.device(expected)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ([] if expected != "cpu" else [said[0]])
+    if expected == "cpu":
+        assert "No GPU has 2.0 GiB of free memory (at most 1.0): the CPU is used." in said[0]
