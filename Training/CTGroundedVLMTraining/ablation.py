@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from CTGroundedVLMLib.errors import InputError
+
 if TYPE_CHECKING:
     from .config import TrainingConfig
     from .evaluate.estimates import EvaluationSettings
@@ -42,12 +44,11 @@ def whole_images(base: TrainingConfig) -> TrainingConfig:
     """CLIP: one feature per scan against its whole report. The body is what the recipe's organs hold together, so that the
     crop is the same and the same prepared data serve (``PreparedDataset``); texts may be as long as reports are.
     """
-    from .objectives.clip import WHOLE_BODY
+    from .objectives.clip import whole_body_organs
 
-    classes = dict.fromkeys(name for segments in base.model.organs.values() for name in segments)
     text = base.model.text
     longer = replace(text, positions=max(text.positions, REPORT_TOKENS), max_tokens=max(text.max_tokens, REPORT_TOKENS))
-    model = replace(base.model, organs={WHOLE_BODY: tuple(classes)}, text=longer)
+    model = replace(base.model, organs=whole_body_organs(base.model.organs), text=longer)
     return replace(base, model=model, objective=replace(base.objective, name="clip"))
 
 
@@ -92,15 +93,22 @@ def ablate(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train ablate``."""
     from .evaluate.compare_commands import compare_folders
     from .evaluate.estimates import EvaluationSettings
-    from .train_commands import STOPPED
+    from .parallel import started_by_launcher
+    from .run_folder import RunFolder
+    from .train_commands import STOPPED, train_and_export
 
+    if started_by_launcher():
+        raise InputError(
+            "ablate works in one process. Start it without a launcher; several may fill one OUT (--seeds)."
+        )
     settings = EvaluationSettings(arguments.bootstrap)
     cells = _cells(arguments)
     failures: list[str] = []
     for number, cell in enumerate(cells, 1):
         if not arguments.quiet:
             print(f"ctgvlm-train: {number} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
-        if not _trained(cell, arguments.data, arguments.quiet):
+        run = RunFolder(cell.folder / "run", cell.config)
+        if not train_and_export(run, arguments.data, quiet=arguments.quiet).finished:
             print(f"ctgvlm-train: stopped in {cell.name}; run the same command again to go on", file=sys.stderr)
             return STOPPED
         failures += _measured(cell, arguments, settings)
@@ -124,31 +132,6 @@ def _cells(arguments: argparse.Namespace) -> list[_Cell]:
         config = replace(ARMS[arm](base), name=f"{base.name}_{arm}", seed=seed)
         cells.append(_Cell(name, config, arguments.output / arm / f"seed-{seed}"))
     return cells
-
-
-def _trained(cell: _Cell, data: str, quiet: bool) -> bool:
-    """Train what is not trained yet; False where a SIGTERM ended it, saved.
-
-    Raises:
-        InputError: the folder's run has another configuration or other data.
-    """
-    from .build import make_trainer
-    from .export import export
-    from .loggers import Loggers
-    from .parallel import process_group
-    from .run_folder import RunFolder
-
-    run = RunFolder(cell.folder / "run", cell.config)
-    with process_group("none") as device:
-        trainer = make_trainer(cell.config, data, run, device)  # also of a finished run: are its data still the same?
-        if run.model.exists():
-            return True
-        start = trainer.resume()
-        with Loggers(cell.config, run.folder, trainer.total_steps, start, quiet=quiet) as report:
-            finished = trainer.run(report)
-    if finished:
-        export(run.folder, run.model)
-    return finished
 
 
 def _measured(cell: _Cell, arguments: argparse.Namespace, settings: EvaluationSettings) -> Sequence[str]:

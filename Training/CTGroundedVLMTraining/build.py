@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -83,7 +82,7 @@ def make_learners(
     for seed in range(config.seed, config.seed + models):
         model = initial_model(config.model, config.initial, seed).to(device)
         objective = make_objective(config).to(device)
-        order = _order(len(cases), config.batch_size, seed)
+        order = _order(len(cases), config.batch_size, seed, config.accumulate)
         collator = make_collator(config, tokenizer, objective)
         loader = TrainingLoader(cases, config.model, config.views, collator, order, workers=config.workers)
         learners.append(Learner(model, objective, loader, config))
@@ -91,9 +90,9 @@ def make_learners(
     return learners
 
 
-def _order(cases: int, batch_size: int, seed: int) -> BatchOrder:
+def _order(cases: int, batch_size: int, seed: int, passes: int = 1) -> BatchOrder:
     try:
-        return BatchOrder(cases, batch_size, seed, *world())
+        return BatchOrder(cases, batch_size, seed, *world(), passes)
     except ValueError as error:
         raise InputError(f"{error} (--set batch_size=N).") from error
 
@@ -140,7 +139,8 @@ def make_collator(
         findings=config.findings if findings is None else findings,
         organ_texts=objective.needs_organ_texts,
         reports=objective.needs_reports,
-        questions=isinstance(objective, WithQuestions),
+        questions=objective.needs_questions,
+        places=objective.needs_places,
     )
 
 
@@ -152,6 +152,5 @@ def make_validation(
     size = min(config.batch_size, max(len(cases) // world()[1], 1))
     order = _order(len(cases), size, config.seed)
     collator = make_collator(config, tokenizer, make_objective(config), findings)
-    plain = replace(config.views, flips=(0.0, 0.0, 0.0), noise_hu=0.0, scale=0.0, shift_hu=0.0)
-    loader = TrainingLoader(cases, config.model, plain, collator, order)
+    loader = TrainingLoader(cases, config.model, config.views.without_augmentation(), collator, order)
     return Validation(loader, findings, tokenizer, config.model.text.max_tokens)

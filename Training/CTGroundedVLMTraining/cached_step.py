@@ -105,8 +105,9 @@ def _leaf(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _without_graph(model: nn.Module, batches: Sequence[Batch], autocast: Autocast) -> Features:
+    """A peer's features; nobody asks it where findings lie."""
     with autocast():
-        parts = [Features.of(model, batch) for batch in batches]
+        parts = [Features.of(model, replace(batch, questions=None)) for batch in batches]
     organs, texts = (torch.cat([getattr(part, name) for part in parts]) for name in ("organs_BOE", "texts_PE"))
     return Features(organs, texts, parts[0].temperature)
 
@@ -142,6 +143,4 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 def _joined_questions(parts: Sequence[Questions | None]) -> Questions | None:
     """The prompts are the same in every pass: those of the first; where findings lie is not learned over several passes."""
-    if parts[0] is None:
-        return None
-    return replace(parts[0], tokens_BFN=parts[0].tokens_BFN[:0], mapped_B=torch.cat([part.mapped_B for part in parts]))
+    return None if parts[0] is None else replace(parts[0], tokens_BFN=None, mapped_B=None)

@@ -21,7 +21,7 @@ from CTGroundedVLMLib.model.header import CARD
 from CTGroundedVLMLib.model.tokenizer import load_tokenizer
 
 from .model_card import TRAINING, CardFacts, model_card
-from .run_folder import RunFolder, open_run
+from .run_folder import RunFolder, open_run, read_json
 
 HEAD, HEAD_FINDINGS = "head.safetensors", "head.json"
 
@@ -68,6 +68,12 @@ def export(run_folder: Path, output: Path, *, step: int | None = None, half: boo
     if config.objective.name == "supervised":
         _write_head(output, chosen["objective"], config.findings)
     return state["step"]
+
+
+def is_exported(run: RunFolder, step: int) -> bool:
+    """Whether ``RUN/model`` is the model after this step; a folder that does not say of which step it is counts as such."""
+    record = read_json(run.model / TRAINING)
+    return run.model.exists() if record is None else record["step"] == step
 
 
 def training_record(run: RunFolder, step: int, weights: dict[str, torch.Tensor]) -> dict[str, Any]:

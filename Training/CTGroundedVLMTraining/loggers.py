@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ class WandbLog:
             raise DependencyError("wandb is not installed: pip install wandb, or --set wandb=false.") from error
         self._run = wandb.init(
             project="ct-grounded-vlm",
-            name=folder.name,
-            id=folder.name,
+            name="/".join(folder.absolute().parts[-3:]),
+            id=_own_id(folder / "wandb_id"),
             dir=str(folder),
             config=config.to_dict(),
             resume="allow",
@@ -95,6 +96,13 @@ class WandbLog:
     def close(self) -> None:
         """Send what is pending."""
         self._run.finish()
+
+
+def _own_id(path: Path) -> str:
+    """Kept with the run, which goes on under it; folders of several runs are often called the same ("run")."""
+    if not path.is_file():
+        path.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 class Terminal:

@@ -31,7 +31,7 @@ def process_group(parallel: str) -> Iterator[torch.device]:
     Raises:
         InputError: several processes, and the configuration says that there is one.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = started_by_launcher()
     if several and parallel == "none":
         raise InputError(
             "Several processes were started and parallel is none. Start one process, or --set parallel=ddp (or fsdp2)."
@@ -48,6 +48,11 @@ def process_group(parallel: str) -> Iterator[torch.device]:
         dist.barrier()  # a rank that leaves while another still talks to it can abort both (threads of gloo and its store)
     finally:
         dist.destroy_process_group()
+
+
+def started_by_launcher() -> bool:
+    """Whether this process is one of several (torchrun sets WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _device() -> torch.device:

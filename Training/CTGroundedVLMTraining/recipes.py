@@ -76,7 +76,7 @@ def clip() -> TrainingConfig:
     return replace(
         base,
         name="clip",
-        model=replace(base.model, organs=whole_body_organs()),
+        model=replace(base.model, organs=whole_body_organs(base.model.organs)),
         objective=ObjectiveConfig("clip"),
     )
 
@@ -131,7 +131,7 @@ def starter() -> TrainingConfig:
         texts=OrganTexts(normal_text="template"),
         initial=InitialWeights("scratch", tokenizer="corpus"),
         batch_size=16,
-        epochs=7,
+        epochs=8,
         ema=0.995,
         workers=1,
         checkpoint_every=100,

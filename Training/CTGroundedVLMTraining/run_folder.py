@@ -49,8 +49,10 @@ class RunFolder:
         For rank 0 before its first ``save``: another rank must not, and nothing may be being written there.
         """
         ours = json.loads(json.dumps(self.config.to_dict()))
-        theirs = _read_json(self.folder / "config.json")
+        theirs = read_json(self.folder / "config.json")
         if theirs is not None:
+            # of a version that lacked a field: it had what is now the default
+            theirs = json.loads(json.dumps(TrainingConfig.from_dict(theirs).to_dict()))
             differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
             if differing:
                 raise InputError(
@@ -64,7 +66,7 @@ class RunFolder:
 
     def check_data(self, data: dict[str, Any]) -> None:
         """Keep what the run learns from, or check that it is still that; where it lies does not matter."""
-        before = _read_json(self.folder / "data.json")
+        before = read_json(self.folder / "data.json")
         if before is None:
             self.write_json("data.json", data)
         elif before["identity"] != data["identity"]:
@@ -75,7 +77,7 @@ class RunFolder:
 
     def data(self) -> dict[str, Any]:
         """What the run learns from, as ``check_data`` keeps it; empty where it has not begun."""
-        return _read_json(self.folder / "data.json") or {}
+        return read_json(self.folder / "data.json") or {}
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """One of the small files beside the checkpoints."""
@@ -146,8 +148,11 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         if len(kept) < len(lines):
-            with atomic_path(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            try:
+                with atomic_path(path) as temporary:
+                    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            except OSError as error:
+                raise self._full(path, error) from error
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -155,14 +160,16 @@ class RunFolder:
             with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise OutputError(
-                f"{self.folder}/metrics.jsonl cannot be written ({error}). Free space, then run the same command again."
-            ) from error
+            raise self._full(self.folder / "metrics.jsonl", error) from error
+
+    @staticmethod
+    def _full(path: Path, error: OSError) -> OutputError:
+        return OutputError(f"{path} cannot be written ({error}). Free space, then run the same command again.")
 
 
 def open_run(folder: Path) -> RunFolder:
     """A run that exists. Raises InputError."""
-    content = _read_json(folder / "config.json")
+    content = read_json(folder / "config.json")
     if content is None:
         raise InputError(
             f"{folder} holds no run: there is no config.json. Give the folder that `ctgvlm-train train` wrote."
@@ -170,7 +177,8 @@ def open_run(folder: Path) -> RunFolder:
     return RunFolder(folder, TrainingConfig.from_dict(content))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a small file of a run; None where there is none. Raises InputError where it is damaged."""
     if not path.is_file():
         return None
     try:

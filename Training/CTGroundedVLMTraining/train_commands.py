@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from CTGroundedVLMLib.errors import InputError
+
+from .options import refuse
+
+if TYPE_CHECKING:
+    from .run_folder import RunFolder
 
 STOPPED = 10
 _TRAIN = """Run a recipe on prepared data. Started by torchrun, it uses all processes. Run the same command again after an
@@ -54,7 +64,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_card(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("card", help="write a model's card from the files of its evaluation", description=_CARD)
-    p.set_defaults(run=card)
+    p.set_defaults(run=card, parser=p)
     p.add_argument("model", type=Path, metavar="MODEL", help="the folder that `export` wrote")
     p.add_argument("--evaluation", type=Path, required=True, metavar="DIR", help="`evaluate` on held-out patients")
     p.add_argument("--corpus", type=Path, metavar="DIR", help="the synthetic corpus that it was trained on")
@@ -64,34 +74,65 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train train``."""
-    from .build import make_trainer
-    from .export import export as write_model
-    from .loggers import Loggers
     from .overrides import with_changes
-    from .parallel import process_group, world
     from .recipes import recipe
     from .run_folder import RunFolder
 
     config = with_changes(recipe(arguments.recipe), arguments.changes)
     run = RunFolder(arguments.folder, config)
-    with process_group(config.parallel) as device:
+    done = train_and_export(run, arguments.data, quiet=arguments.quiet)
+    if done.first and done.finished:
+        print(f"{run.model}: the model after step {done.step}")
+    elif done.first:
+        _say(f"stopped after step {done.step} of {done.total}; run the same command again to go on")
+    return 0 if done.finished else STOPPED
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How far a run is. ``first``: whether this process is the one of several that writes and tells."""
+
+    step: int
+    total: int
+    first: bool
+
+    @property
+    def finished(self) -> bool:
+        """Not so where a SIGTERM ended it, saved."""
+        return self.step == self.total
+
+
+def train_and_export(run: RunFolder, data: str, *, quiet: bool) -> Trained:
+    """Train what the run still lacks, in all processes that were started; a finished run gets its model (``RUN/model``).
+
+    Raises:
+        InputError, ModelError: configuration, data, initial weights or the run's folder do not fit together.
+        NotANumberError: the loss is no number.
+        OutputError: the folder cannot be written.
+    """
+    from .build import make_trainer
+    from .export import export as write_model
+    from .export import is_exported
+    from .loggers import Loggers
+    from .parallel import from_all_ranks, process_group, world
+
+    with process_group(run.config.parallel) as device:
         first = world()[0] == 0
-        trainer = make_trainer(config, arguments.data, run, device)
+        trainer = make_trainer(run.config, data, run, device)  # also of a finished run: are its data still the same?
+        total = trainer.total_steps
+        if from_all_ranks(is_exported(run, total))[0]:  # its checkpoints may have been removed since
+            return Trained(total, total, first)
         start = trainer.resume()
-        if first:
-            with Loggers(config, run.folder, trainer.total_steps, start, quiet=arguments.quiet) as report:
-                finished = trainer.run(report)
-        else:
-            finished = trainer.run()
-    if not first:
-        return 0 if finished else STOPPED
-    if not finished:
-        _say(f"stopped after step {trainer.step} of {trainer.total_steps}; run the same command again to go on")
-        return STOPPED
-    if not run.model.exists():
+        with Loggers(run.config, run.folder, total, start, quiet=quiet) if first else nullcontext(_nobody) as report:
+            trainer.run(report)
+    done = Trained(trainer.step, total, first)
+    if first and done.finished:
         write_model(run.folder, run.model)
-    print(f"{run.model}: the model after step {trainer.step}")
-    return 0
+    return done
+
+
+def _nobody(record: dict[str, Any]) -> None:
+    """Who is told of the steps of other ranks."""
 
 
 def recipes(arguments: argparse.Namespace) -> int:
@@ -103,6 +144,8 @@ def recipes(arguments: argparse.Namespace) -> int:
         config = with_changes(recipe(arguments.recipe), arguments.changes)
         print(json.dumps(config.to_dict(), indent=1))
         return 0
+    if arguments.changes:
+        raise InputError("--set needs a RECIPE whose fields it changes.")
     for name in recipe_names():
         print(f"{name:20} {description(name)}")
     return 0
@@ -123,6 +166,8 @@ def card(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train card``."""
     from .model_card import write_card
 
+    if arguments.planted is None:
+        refuse(arguments, ["planted_corpus"], "needs --planted too: the evaluation on it")
     names = ("corpus", "evaluation", "planted", "planted_corpus")
     print(write_card(arguments.model, **{name: getattr(arguments, name) for name in names}))
     return 0

@@ -65,7 +65,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
-        return max(self.learners[0].loader.order.steps_per_epoch // self.config.accumulate, 1)
+        return self.learners[0].loader.order.steps_per_epoch // self.config.accumulate
 
     def resume(self) -> int:
         """Go to the last checkpoint, or to step 0 of a new folder; returns the step.
@@ -111,6 +111,8 @@ class Trainer:
             NotANumberError: the batch is named; nothing of that step was applied.
             OutputError: a checkpoint cannot be written.
         """
+        if self.step == self.total_steps:
+            return True  # without workers that would read ahead
         with self._stopping_on_sigterm():
             streams = [learner.loader.batches(self.step * self.config.accumulate) for learner in self.learners]
             stop = False

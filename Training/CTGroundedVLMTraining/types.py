@@ -6,9 +6,9 @@ Shapes: B cases, O organs, N image tokens, P texts, T text tokens, F findings; D
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .decompose.records import OrganStatus
 
@@ -53,17 +53,22 @@ class Questions:
     """The findings of ``labels_BF`` as questions: their organs, their prompts, and where they lie.
 
     ``prompt_of_F2``: numbers of the positive and the negative prompt among the batch's texts. ``tokens_BFN``: tokens with a voxel
-    of the finding. ``mapped_B``: cases whose findings were drawn; of the others ``tokens_BFN`` says nothing.
+    of the finding. ``mapped_B``: cases whose findings were drawn; of the others ``tokens_BFN`` says nothing. The last two are
+    None where the objective does not learn places: the model then makes no margins of single tokens.
     """
 
     organ_of_F: torch.Tensor
     prompt_of_F2: torch.Tensor
-    tokens_BFN: torch.Tensor
-    mapped_B: torch.Tensor
+    tokens_BFN: torch.Tensor | None = None
+    mapped_B: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Questions:
         """The same on ``device``."""
-        return Questions(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Questions:
+        """The same in page-locked memory."""
+        return _each(self, lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,26 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in moved.items():
-            if hasattr(value, "to"):  # a tensor, or the questions
-                moved[name] = value.to(device) if name == "questions" else value.to(device, non_blocking=True)
-        return Batch(**moved)
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=True), lambda questions: questions.to(device))
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a copy to a GPU does not wait; torch's DataLoader calls it."""
+        return _each(self, lambda tensor: tensor.pin_memory(), lambda questions: questions.pin_memory())
+
+
+def _each(
+    whole: Batch | Questions,
+    of_tensor: Callable[[torch.Tensor], torch.Tensor],
+    of_questions: Callable[[Questions], Questions] | None = None,
+) -> Any:
+    """``whole`` with its tensors, and its questions, changed."""
+    values = {f.name: getattr(whole, f.name) for f in fields(whole)}
+    for name, value in values.items():
+        if isinstance(value, Questions):
+            values[name] = of_questions(value)
+        elif hasattr(value, "pin_memory"):  # a tensor
+            values[name] = of_tensor(value)
+    return type(whole)(**values)
 
 
 def text_key(text: str) -> int:

@@ -85,7 +85,7 @@ class FVLM(nn.Module):
         """A training step's features: organs (B, O, E), texts (P, E), both L2-normalised and fp32, and the temperature.
 
         The feature of an organ without a token is zero. Without a text (P = 0) the texts' features are empty. With F questions
-        (the organ, and two of the texts, of each) also what :meth:`token_margins` gives.
+        (the organ, and two of the texts, of each) also what :meth:`token_margins` gives, at a cost: ask where it is used only.
         """
         tokens_BTC = torch.cat(self.vision(image_BDHW, organs_BN=token_mask_BON.any(1)), dim=1)
         levels = tokens_BTC.shape[1] // token_mask_BON.shape[2]

@@ -1,10 +1,11 @@
-"""One synthetic training batch in two forms: for the trainer, and for the plain re-statement of the release's step."""
+"""Synthetic training batches: one in two forms, for the trainer and for the plain re-statement of the release's step; and four
+cases that ranks or passes share, with a model that tells them apart."""
 
 import numpy as np
 import torch
 
-from CTGroundedVLMLib.model.config import ModelConfig
-from CTGroundedVLMLib.model.fvlm import organ_token_mask
+from CTGroundedVLMLib.model.config import ModelConfig, debug_config
+from CTGroundedVLMLib.model.fvlm import FVLM, organ_token_mask
 from CTGroundedVLMTraining.types import ABNORMAL, NORMAL, Batch, text_key
 from plain_fvlm_training import PlainBatch
 
@@ -63,4 +64,39 @@ def _for_the_trainer(config: ModelConfig, images, organ_maps, plain: PlainBatch)
         text_key_BO=torch.tensor([[text_key(name) for name in row] for row in names_BO]),
         report_of_B=torch.full((cases,), -1),
         labels_BF=torch.empty(cases, 0),
+    )
+
+
+def a_model(config: ModelConfig | None = None) -> FVLM:
+    """Without dropout, for two runs draw different random numbers; its organs attend to different tokens."""
+    torch.manual_seed(0)
+    model = FVLM(config or debug_config()).eval()
+    torch.nn.init.normal_(model.pooling.queries)
+    return model
+
+
+def of_four(first: int, last: int) -> Batch:
+    """Cases first..last of four, as a rank or a pass has them: four organs (the debug model's), each with a text of its own.
+
+    An organ is cut off in the second case, another one has no status in the fourth.
+    """
+    generator = torch.Generator().manual_seed(2)
+    images, ids = torch.rand(4, 48, 64, 96, generator=generator), torch.randint(5, 99, (4, 4, 6), generator=generator)
+    masks = torch.rand(4, 4, 36, generator=generator) > 0.6
+    status = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, -1, 0]], dtype=torch.int8)
+    valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    nan = float("nan")
+    part, n = slice(first, last), last - first
+    return Batch(
+        case_ids=tuple("abcd"[part]),
+        image_BDHW=images[part],
+        token_mask_BON=masks[part],
+        valid_BO=valid[part],
+        status_BO=status[part],
+        text_ids_PT=ids[part].reshape(-1, 6),
+        text_mask_PT=torch.ones(n * 4, 6, dtype=torch.long),
+        text_of_BO=torch.arange(n * 4).view(n, 4),
+        text_key_BO=torch.arange(16).view(4, 4)[part],
+        report_of_B=torch.full((n,), -1),
+        labels_BF=torch.tensor([[1.0, nan], [0.0, 1.0], [nan, nan], [1.0, 0.0]])[part],
     )

@@ -1,6 +1,9 @@
 """What each of two processes does in the tests of distributed training; in a module of its own, for spawned ones import it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,14 +71,21 @@ def killed_and_continued(name, mode, folder):
     return train(folder, config, eight(config))
 
 
-def one_rank(rank, folder):
+@contextmanager
+def one_of_two(rank: int, folder: Path | str) -> Iterator[None]:
+    """A process group of two on the CPU, with one thread each; they find each other by a file in ``folder``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    for name, mode in PAIRS:
-        killed_and_continued(name, mode, folder / f"{name}-{mode}")
-    a_nan_stops_both(rank, folder / "nan")
-    dist.barrier()
+    yield
     dist.destroy_process_group()
+
+
+def one_rank(rank, folder):
+    with one_of_two(rank, folder):
+        for name, mode in PAIRS:
+            killed_and_continued(name, mode, folder / f"{name}-{mode}")
+        a_nan_stops_both(rank, folder / "nan")
+        dist.barrier()
     # All is written. The interpreter's own end has aborted once ("terminate called without an active exception", a thread of gloo
     # or DDP that outlived its group), which is nothing that these tests are about.
     os._exit(0)

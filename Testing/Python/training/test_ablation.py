@@ -100,6 +100,13 @@ def test_data_that_changed_between_two_arms_are_refused(data, tmp_path, capsys):
     assert "was started on other data" in capsys.readouterr().err
 
 
+def test_a_launcher_s_processes_are_refused_before_anything_is_read(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ablate(data, tmp_path / "out") == 3
+    assert "ablate works in one process" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_arm_of_whole_images_reads_what_was_prepared_for_organs_as_if_it_was_prepared_for_it(data, tmp_path):
     manifest, prepared, config = data
     model = whole_images(config).model

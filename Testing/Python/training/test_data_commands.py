@@ -71,6 +71,34 @@ def test_relative_masks_and_images_of_radgenome_are_found_again(tmp_path, monkey
     assert row.image.is_relative_to(tmp_path / "ct-rate")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["folder", "--images", "x"], "--images is for radgenome."),
+        (["ct-rate", "--images", "x"], "--images is for radgenome."),
+        (["folder", "--masks", "x"], "--masks does not go with folder: each case's folder holds its mask."),
+        (["merlin", "--version", "1"], "--version is for ct-rate and radgenome."),
+        (["folder", "--reconstructions", "all"], "--reconstructions is for ct-rate and radgenome."),
+        (["rad-chestct", "--validation", "0.1"], "--validation is for ct-rate and radgenome."),
+        (["merlin", "--seed", "1"], "--seed needs --split-by-patient: merlin has its own splits."),
+        (
+            ["ct-rate", "--validation", "0.1", "--split-by-patient", "0.8", "0.1"],
+            "--validation does not go with --split-by-patient",
+        ),
+        (["rad-chestct", "--organ-texts", "t.jsonl"], "--organ-texts does not go with rad-chestct: it has no reports."),
+    ],
+)
+def test_an_option_that_the_data_set_s_reader_would_not_ask_for_is_refused(arguments, words, tmp_path):
+    source, *options = arguments
+    with pytest.raises(InputError, match=words):
+        run("manifest", source, tmp_path, "-o", tmp_path / "m.csv", *options)
+
+
+def test_processes_for_segmentation_are_not_chosen_for_ray(tmp_path):
+    with pytest.raises(InputError, match="--segment-jobs does not go with --ray"):
+        run("prepare", tmp_path / "m.csv", tmp_path, "--model", "x", "--ray", "--segment-jobs", "2")
+
+
 def test_refused_cases_give_exit_code_8_and_name_the_list(tmp_path, model, capsys):
     manifest = a_corpus(tmp_path / "corpus", cases=2)
     (tmp_path / "corpus/cases/case1/ct.nii.gz").write_bytes(b"no image")

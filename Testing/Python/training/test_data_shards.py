@@ -1,8 +1,10 @@
 """Shards and the data set of them: what is written is read, damage is noticed and named, order hangs on the cases alone."""
 
 import json
+import multiprocessing
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +169,40 @@ def test_cases_are_read_from_an_object_store_through_fsspec(made):
             remote[2]
     finally:
         store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork there")
+def test_a_worker_connects_anew_to_an_object_store(made):
+    """Clients of s3 or gs refuse to work in a forked process, as torch's workers are on Linux."""
+    asyn = pytest.importorskip("fsspec.asyn")
+    fsspec = pytest.importorskip("fsspec")
+
+    class Store(asyn.AsyncFileSystem):
+        protocol = "teststore"
+
+        async def _cat_file(self, path, start=None, end=None, **kwargs):
+            return Path(path).read_bytes()
+
+    fsspec.register_implementation("teststore", Store, clobber=True)
+    cases = PreparedDataset(f"teststore://{made}")
+    parent = cases._files._connection()[0]
+    loader = TrainingLoader(
+        cases, MODEL, ViewConfig(), Collator(registry_tokenizer(), 64), BatchOrder(4, 2, 3), workers=1
+    )
+    assert len(next(loader.batches()).case_ids) == 2
+    assert cases._files._connection()[0] is parent, "this process keeps its own"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_damaged_in_training_is_named_without_a_traceback(copy, workers):
+    cases = PreparedDataset(copy)
+    flip_a_bit(copy / shard_name("case1"))
+    loader = TrainingLoader(
+        cases, MODEL, ViewConfig(), Collator(registry_tokenizer(), 64), BatchOrder(4, 4, 3), workers=workers
+    )
+    with pytest.raises(InputError, match=r"case1.*the shard is damaged") as caught:
+        next(loader.batches())
+    assert "Traceback" not in str(caught.value)
 
 
 def test_batches_from_shards_are_the_same_after_a_resume_with_other_workers(made):

@@ -164,7 +164,22 @@ def test_legacy_output_carries_the_training_text(tmp_path):
     [
         (["--method", "llm"], "needs one of --server URL and --transformers-model DIR"),
         (["--method", "llm", "--server", "localhost:1"], "needs --llm-model NAME"),
-        (["--server", "localhost:1"], "need --method llm"),
+        (["--server", "localhost:1"], "--server needs --method llm."),
+        (["--cache", "answers"], "--cache needs --method llm."),
+        (["--threads", "2"], "--threads needs --method llm."),
+        (
+            ["--method", "llm", "--transformers-model", "m", "--threads", "2"],
+            "--threads needs --server: a local model gives one answer at a time.",
+        ),
+        (["--method", "llm", "--transformers-model", "m", "--llm-model", "x"], "--llm-model needs --server"),
+        (
+            ["--method", "llm", "--server", "localhost:1", "--llm-model", "x", "--device", "cpu"],
+            "--device needs --transformers-model",
+        ),
+        (
+            ["--method", "llm", "--server", "localhost:1", "--llm-model", "x", "--cache", "a", "--no-cache"],
+            "--cache does not go with --no-cache.",
+        ),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(tmp_path, capsys, options, message):

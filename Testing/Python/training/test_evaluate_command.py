@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_former_result(tmp_path, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("CTGroundedVLMTraining.evaluate.outputs.write_pictures", full)
-    assert on_tables(tmp_path, "--bootstrap", "0", "--seed", "9") == 7
+    assert on_tables(tmp_path, "--bootstrap", "0", "--bins", "9") == 7
     assert "free some space" in capsys.readouterr().err
     assert (tmp_path / "metrics.json").read_bytes() == before
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
@@ -207,8 +207,14 @@ def test_scores_of_different_models_are_not_mixed(tmp_path, capsys):
         (["--scores", "s.csv"], "--scores needs --labels too."),
         (["--model", "m"], "--model needs --manifest too."),
         (["--model", "m", "--scores", "s.csv"], "Give either"),
-        (["--scores", "s.csv", "--labels", "l.csv", "--grounding"], "--grounding does not go with --scores."),
-        (["--scores", "s.csv", "--labels", "l.csv", "--templates"], "--templates does not go with --scores."),
+        *((["--scores", "s.csv", "--labels", "l.csv", *option], f"{option[0]} does not go with --scores: it needs --model M --manifest CSV.")
+          for option in (["--grounding"], ["--templates"], ["--retry-failed"], ["--heatmap-shifts", "2"], ["--device", "cpu"], ["--calibrate"],
+                         ["--mode", "reference"], ["--grid", "release"], ["--precision", "fp32"], ["--split", "train"],
+                         ["--validation-split", "train"], ["--manifest", "m.csv"])),
+        (["--model", "m", "--manifest", "m.csv", "--heatmap-shifts", "2"], "--heatmap-shifts needs --grounding too."),
+        (["--scores", "s.csv", "--labels", "l.csv", "--target-sensitivity", "0.8"], "--target-sensitivity needs validation patients: --validation-scores, --validation-split or --hold-out."),
+        (["--scores", "s.csv", "--labels", "l.csv", "--bootstrap", "0", "--seed", "1"], "--seed does not go with --bootstrap 0: nothing is drawn"),
+        (["--scores", "s.csv", "--labels", "l.csv", "--bootstrap", "0", "--hold-out", "0.5", "--confidence", "0.9"], "--confidence does not go with --bootstrap 0"),
         (["--scores", "s.csv", "--labels", "l.csv", "--hold-out", "nan"], "--hold-out nan: expected a share of the patients above 0 and below 1"),
         (["--model", "m", "--manifest", "m.csv", "--hold-out", "1"], "--hold-out 1: expected a share"),
         (["--scores", "s.csv", "--labels", "l.csv", "--validation-labels", "v.csv"], "--validation-labels needs --validation-scores too."),
@@ -216,7 +222,7 @@ def test_scores_of_different_models_are_not_mixed(tmp_path, capsys):
         (["--model", "m", "--manifest", "m.csv", "--validation-split", "test"], "are both test."),
         (["--scores", "s.csv", "--labels", "l.csv", "--bootstrap", "5"], "5 resamples, seed 0: expected 0 (no intervals) or at least 20"),
         (["--scores", "s.csv", "--labels", "l.csv", "--confidence", "95"], "Confidence 95.0"),
-        (["--scores", "s.csv", "--labels", "l.csv", "--target-sensitivity", "0"], "target sensitivity is 0.0"),
+        (["--scores", "s.csv", "--labels", "l.csv", "--hold-out", "0.5", "--target-sensitivity", "0"], "target sensitivity is 0.0"),
         (["--scores", "none.csv", "--labels", str(DATA / "labels.csv")], "none.csv: cannot be read"),
     ],
 )  # fmt: skip

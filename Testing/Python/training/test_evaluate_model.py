@@ -77,8 +77,11 @@ def corpus(tmp_path_factory):
         "\n".join(["case_id,patient_id,split,image,segmentation,report,labels", *rows]) + "\n"
     )
     (root / "labels.csv").write_text("\n".join(labels) + "\n")
-    for name, organs in (("organs", None), ("body", whole_body_organs())):
-        config = debug_config() if organs is None else dataclasses.replace(debug_config(), organs=organs)
+    small = debug_config()
+    for name, config in (
+        ("organs", small),
+        ("body", dataclasses.replace(small, organs=whole_body_organs(small.organs))),
+    ):
         loaded = a_small_model(config)
         save_checkpoint(root / name, loaded.model, loaded.tokenizer, name=name, trained=True)
     return root

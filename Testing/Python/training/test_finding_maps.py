@@ -21,7 +21,9 @@ from CTGroundedVLMTraining.data.crop import crop_case
 from CTGroundedVLMTraining.data.dataset import PreparedDataset
 from CTGroundedVLMTraining.data.manifest import read_manifest, write_manifest
 from CTGroundedVLMTraining.data.prepare import prepare
+from CTGroundedVLMTraining.data.readers.base import ReaderOptions
 from CTGroundedVLMTraining.data.shards import read_shard, shard_name, write_shard
+from CTGroundedVLMTraining.data.sources import make_manifest
 from CTGroundedVLMTraining.data.views import ViewConfig, take_view
 from CTGroundedVLMTraining.objectives.clip import whole_body_organs
 from training_data import a_corpus, write_case, write_image
@@ -127,7 +129,7 @@ def test_a_finding_comes_from_the_manifest_to_the_batch(corpus, tmp_path):
     assert (views[0].finding_tokens_KN[1] | ~seen).all(), "every token with the nodule's HU is the nodule's"
     assert views[1].finding_tokens_KN is None
     tokenizer = registry_tokenizer()
-    batch = Collator(tokenizer, 64, findings=FINDINGS, questions=True)(views)
+    batch = Collator(tokenizer, 64, findings=FINDINGS, questions=True, places=True)(views)
     asked = batch.questions
     assert asked.mapped_B.tolist() == [True, False]
     assert torch.equal(asked.tokens_BFN[0, 0], views[0].finding_tokens_KN[0])
@@ -143,6 +145,9 @@ def test_a_finding_comes_from_the_manifest_to_the_batch(corpus, tmp_path):
             length = int(own_mask.sum())
             assert batch.text_ids_PT[row][:length].tolist() == own_ids[:length].tolist()
             assert int(batch.text_mask_PT[row].sum()) == length
+    unplaced = Collator(tokenizer, 64, findings=FINDINGS, questions=True)(views).questions
+    assert (unplaced.tokens_BFN, unplaced.mapped_B) == (None, None)
+    assert torch.equal(unplaced.prompt_of_F2, asked.prompt_of_F2)
     assert Collator(tokenizer, 64, findings=FINDINGS)(views).questions is None
 
 
@@ -209,17 +214,36 @@ def test_a_case_in_which_nothing_was_planted_is_drawn_all_the_same(corpus, tmp_p
     assert not case.finding_map_DHW.any()
     view = take_view(case, MODEL, ViewConfig(), np.random.default_rng(0))
     assert view.finding_tokens_KN.shape == (0, 36)
-    asked = Collator(registry_tokenizer(), 64, findings=FINDINGS, questions=True)([view]).questions
+    asked = Collator(registry_tokenizer(), 64, findings=FINDINGS, questions=True, places=True)([view]).questions
     assert asked.mapped_B.tolist() == [True]
     assert not asked.tokens_BFN.any()
+
+
+def test_a_plain_folder_s_manifest_names_the_maps_of_findings_that_have_a_truth(tmp_path):
+    """As `ctgvlm-train synthesize` lays them out: its folder makes the same column as its own manifest."""
+    a_corpus(tmp_path / "corpus", cases=3)
+    folders = [tmp_path / "corpus" / "cases" / f"case{n}" for n in range(3)]
+    plant(folders[0])
+    plant(folders[1], seed=1)
+    (folders[1] / "truth.json").unlink()
+    (folders[2] / "truth.json").write_text('{"labels": {}, "findings": []}')  # a label map that nobody has written
+    told = make_manifest("folder", ReaderOptions(tmp_path / "corpus", shares=(1.0, 0.0)), tmp_path / "m.csv")
+    assert [row.findings for row in read_manifest(tmp_path / "m.csv")] == [folders[0] / "findings.nii.gz", None, None]
+    assert "1 cases have findings.nii.gz without truth.json that says what its values mean: not taken" in told
+    assert "1 volumes with drawn findings" in told
+    assert prepare(tmp_path / "m.csv", tmp_path / "out", MODEL).made == 3
+    cases = PreparedDataset(tmp_path / "out", "train", model=MODEL)
+    assert [case.mapped_findings for case in cases] == [(EFFUSION, NODULE), (), ()]
+    assert [case.finding_map_DHW is None for case in cases] == [False, True, True]
 
 
 # --- Who can be asked
 
 
 def test_a_model_of_the_whole_body_asks_its_one_organ_and_others_must_have_the_finding_s(corpus, tmp_path):
-    body = replace(MODEL, organs={"body": tuple({s for names in MODEL.organs.values() for s in names})})
-    assert set(whole_body_organs()) == set(body.organs)
+    body = replace(MODEL, organs=whole_body_organs(MODEL.organs))
+    assert set(body.organs) == {"body"}
+    assert set(body.organs["body"]) == {s for names in MODEL.organs.values() for s in names}
     prepare(corpus, tmp_path / "out", MODEL)
     case = PreparedDataset(tmp_path / "out", "train", model=body)[0]
     assert case.mapped_findings == (EFFUSION, NODULE)
@@ -323,7 +347,7 @@ def test_a_manifest_and_data_of_before_maps_still_serve(corpus, tmp_path):
     shard = read_shard((out / shard_name("case0")).read_bytes(), "case0")
     assert "mapped_findings" not in shard.record
     view = take_view(case, MODEL, ViewConfig(), np.random.default_rng(0))
-    asked = Collator(registry_tokenizer(), 64, findings=FINDINGS, questions=True)([view]).questions
+    asked = Collator(registry_tokenizer(), 64, findings=FINDINGS, questions=True, places=True)([view]).questions
     assert asked.mapped_B.tolist() == [False]
 
 

@@ -260,10 +260,12 @@ def test_questions_are_made_for_the_weights_that_are_set_and_survive_json():
     config = a_config(objective=ObjectiveConfig(presence=1.5), accumulate=2, **ASKED)
     made = make_objective(config)
     assert (type(made), made.presence, made.location, type(made.base)) == (WithQuestions, 1.5, 0.0, OrganContrast)
+    assert (made.needs_questions, made.needs_places) == (True, False)
     assert type(make_objective(a_config(**ASKED))) is OrganContrast
-    body = replace(config.model, organs=whole_body_organs())
+    body = replace(config.model, organs=whole_body_organs(config.model.organs))
     clip = make_objective(replace(config, model=body, objective=ObjectiveConfig("clip", location=1.0), accumulate=1))
     assert (type(clip), type(clip.base)) == (WithQuestions, ImageReportContrast)
+    assert clip.needs_places
     starter = recipe("starter")
     assert TrainingConfig.from_dict(starter.to_dict()) == starter
     assert starter.objective.asks

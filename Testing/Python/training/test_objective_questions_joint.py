@@ -14,50 +14,39 @@ from CTGroundedVLMLib.model.fvlm import FVLM
 from CTGroundedVLMTraining.cached_step import forward_backward, joined
 from CTGroundedVLMTraining.objectives import Features, ImageReportContrast, OrganContrast, WithQuestions
 from CTGroundedVLMTraining.throughput import Speed
-from CTGroundedVLMTraining.types import Batch, Questions
+from CTGroundedVLMTraining.types import Questions
+from training_batches import a_model, of_four
+from training_ranks import one_of_two
 
 NAN = float("nan")
 VISION = {"dense": {}, "sparse": {"background_tokens": False, "narrow_windows": ((0.6, 0.9),), "stem": (3, 4)}}
 
 
 def the_model(vision):
-    torch.manual_seed(0)
     config = debug_config()
-    config = replace(config, vision=replace(config.vision, blocks=2, levels=(0,), **VISION[vision]))
-    model = FVLM(config).eval()  # no dropout: the two runs draw different random numbers
-    torch.nn.init.normal_(model.pooling.queries)
-    return model
+    return a_model(replace(config, vision=replace(config.vision, blocks=2, levels=(0,), **VISION[vision])))
 
 
-def a_batch(first, last):
+def a_batch(first, last, places=True):
     """Cases first..last of four; case 1 shows no organ, of case 2 the findings were not drawn."""
-    generator = torch.Generator().manual_seed(2)
-    images, ids = torch.rand(4, 48, 64, 96, generator=generator), torch.randint(5, 99, (4, 4, 6), generator=generator)
+    generator = torch.Generator().manual_seed(3)
     prompts = torch.randint(5, 99, (6, 6), generator=generator)
-    masks = torch.rand(4, 4, 36, generator=generator) > 0.6
-    masks[1] = False
     tokens = torch.rand(4, 3, 36, generator=generator) > 0.7
     labels = torch.tensor([[1.0, NAN, 1.0], [0.0, 1.0, 0.0], [NAN, 0.0, 0.0], [1.0, 0.0, 0.0]])
     tokens &= (labels == 1)[:, :, None]
-    valid = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]], dtype=torch.bool)
-    part, n = slice(first, last), last - first
-    return Batch(
-        case_ids=tuple("abcd"[part]),
-        image_BDHW=images[part],
-        token_mask_BON=masks[part],
-        valid_BO=valid[part],
-        status_BO=torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.int8)[part],
-        text_ids_PT=torch.cat([ids[part].reshape(-1, 6), prompts]),
-        text_mask_PT=torch.ones(n * 4 + 6, 6, dtype=torch.long),
-        text_of_BO=torch.arange(n * 4).view(n, 4),
-        text_key_BO=torch.arange(16).view(4, 4)[part],
-        report_of_B=torch.full((n,), -1),
+    seen = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 1]], dtype=torch.bool)
+    part, plain = slice(first, last), of_four(first, last)
+    drawn = (tokens[part], torch.tensor([True, True, False, True])[part]) if places else ()
+    return replace(
+        plain,
+        token_mask_BON=plain.token_mask_BON & seen[part, :, None],
+        valid_BO=seen[part],
+        status_BO=plain.status_BO.clamp(min=0),
+        text_ids_PT=torch.cat([plain.text_ids_PT, prompts]),
+        text_mask_PT=torch.ones(len(plain.text_ids_PT) + 6, 6, dtype=torch.long),
         labels_BF=labels[part],
         questions=Questions(
-            torch.tensor([0, 1, 3]),
-            torch.tensor([[0, 1], [2, 3], [4, 5]]) + 4 * n,
-            tokens[part],
-            torch.tensor([True, True, False, True])[part],
+            torch.tensor([0, 1, 3]), torch.tensor([[0, 1], [2, 3], [4, 5]]) + len(plain.text_ids_PT), *drawn
         ),
     )
 
@@ -80,11 +69,10 @@ def same_gradients(found, expected):
 
 
 def one_rank(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    found = {vision: gradients(vision, DistributedDataParallel, a_batch(2 * rank, 2 * rank + 2)) for vision in VISION}
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with one_of_two(rank, folder):
+        batch = a_batch(2 * rank, 2 * rank + 2)
+        found = {vision: gradients(vision, DistributedDataParallel, batch) for vision in VISION}
+        torch.save(found, Path(folder) / f"rank{rank}.pt")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo with a file rendezvous")
@@ -103,13 +91,47 @@ def test_two_processes_equal_one_on_the_joint_batch(tmp_path):
 
 @pytest.mark.parametrize("vision", VISION)
 def test_cached_passes_with_presence_give_the_gradient_of_one_large_batch(vision):
-    losses, expected = gradients(vision, lambda model: model, a_batch(0, 4), location=0.0)
+    losses, expected = gradients(vision, lambda model: model, a_batch(0, 4, places=False), location=0.0)
     model = the_model(vision)
     objective = WithQuestions(OrganContrast(list(model.config.organs), "normal"), 2.0, 0.0)
-    found = forward_backward(model, objective, [a_batch(0, 2), a_batch(2, 4)])
+    found = forward_backward(model, objective, [a_batch(0, 2, places=False), a_batch(2, 4, places=False)])
     assert found == pytest.approx(losses | {"loss": sum(losses.values())}, rel=1e-5)
     assert losses["presence"] > 0.1
     same_gradients({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, expected)
+
+
+def test_margins_of_tokens_are_made_where_places_are_learned_only_and_change_nothing_else(monkeypatch):
+    made = []
+    of_tokens = FVLM.token_margins
+    monkeypatch.setattr(FVLM, "token_margins", lambda *arguments: made.append(1) or of_tokens(*arguments))
+    runs = {
+        places: gradients("dense", lambda model: model, a_batch(0, 4, places), location=0.0) for places in (True, False)
+    }
+    assert len(made) == 1, "the batch with places, which was asked for them"
+    (losses, with_places), (same, without) = runs.values()
+    assert losses == same
+    assert losses["presence"] > 0.1
+    assert with_places.keys() == without.keys()
+    assert all(torch.equal(with_places[name], gradient) for name, gradient in without.items())
+
+
+def test_a_peer_is_not_asked_where_findings_lie(monkeypatch):
+    model, peer = the_model("dense"), the_model("dense")
+    asked = []
+    of_tokens = FVLM.token_margins
+    monkeypatch.setattr(FVLM, "token_margins", lambda self, *rest: asked.append(self) or of_tokens(self, *rest))
+    objective = WithQuestions(OrganContrast(list(model.config.organs), "normal+coteach"), 1.0, 1.0)
+    losses = forward_backward(model, objective, [a_batch(0, 4)], peer=peer)
+    assert asked == [model]
+    assert losses["location"] > 0.1
+
+
+def test_the_loss_of_location_is_not_left_out_in_silence():
+    model = the_model("dense")
+    objective = WithQuestions(OrganContrast(list(model.config.organs), "normal"), 0.0, 1.0)
+    batch = a_batch(0, 4, places=False)
+    with pytest.raises(ValueError, match="needs the margins of single tokens"):
+        objective(Features.of(model, batch), batch)
 
 
 def test_joined_batches_ask_the_first_pass_s_prompts_of_all_cases():
@@ -117,7 +139,7 @@ def test_joined_batches_ask_the_first_pass_s_prompts_of_all_cases():
     both = joined([first, second])
     assert both.questions.prompt_of_F2.tolist() == first.questions.prompt_of_F2.tolist()
     assert torch.equal(both.text_ids_PT[both.questions.prompt_of_F2], a_batch(0, 4).text_ids_PT[-6:].view(3, 2, 6))
-    assert both.questions.mapped_B.tolist() == [True, True, False, True]
+    assert (both.questions.tokens_BFN, both.questions.mapped_B) == (None, None)
     assert torch.equal(both.labels_BF.isnan(), a_batch(0, 4).labels_BF.isnan())
     assert joined([replace(first, questions=None), replace(second, questions=None)]).questions is None
 
@@ -127,6 +149,7 @@ def test_a_batch_moves_with_its_questions():
     assert {moved.image_BDHW.device.type, moved.questions.tokens_BFN.device.type} == {"meta"}
     assert moved.questions.prompt_of_F2.device.type == "meta"
     assert moved.case_ids == ("a", "b")
+    assert a_batch(0, 2, places=False).to("meta").questions.tokens_BFN is None
 
 
 def test_the_base_works_as_without_questions():

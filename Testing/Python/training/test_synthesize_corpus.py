@@ -279,6 +279,17 @@ def test_the_command_makes_a_corpus(tmp_path, capsys):
         (["--jobs", "0"], "--jobs 0: expected 1 or more"),
         (["--prevalence", "emphysema"], "--prevalence 'emphysema': expected FINDING=SHARE"),
         (["--prevalence", "emphysema=much"], "expected FINDING=SHARE"),
+        (["--split", "train"], "--split needs --plant: it is about real CTs."),
+        (["--present", "liver/Steatosis"], "--present needs --plant"),
+        (["--segmentation", "mask.nii.gz"], "--segmentation needs --plant"),
+        (
+            ["--plant", "ct.nii.gz", "--spacing", "1", "1", "1"],
+            "--spacing does not go with --plant: a scan has its own voxels.",
+        ),
+        (
+            ["--plant", "ct.nii.gz", "--splits", "1", "0"],
+            "--splits does not go with --plant: all versions lie in one --split.",
+        ),
         (["--plant", "ct.nii.gz"], "1 --plant and 0 --segmentation; expected one mask for each CT"),
     ],
 )

@@ -1,6 +1,7 @@
 """The commands ``train``, ``recipes`` and ``export`` on prepared data, to the model that the user's command loads."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -132,6 +133,40 @@ def test_recipes_lists_and_shows_a_configuration_that_prepare_takes(tmp_path, ca
     assert cli.main(["recipes", "starter", "--set", "model.preprocessing.spacing_mm=[4.0, 2.0, 2.0]"]) == 0
     (tmp_path / "config.json").write_text(capsys.readouterr().out)
     assert model_config(str(tmp_path / "config.json")).preprocessing.spacing_mm == (4.0, 2.0, 2.0)
+
+
+def test_a_model_of_an_earlier_step_is_not_taken_for_that_of_a_finished_run(prepared, tmp_path, capsys, monkeypatch):
+    from CTGroundedVLMTraining.loggers import Loggers
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(Loggers, "__call__", lambda self, record: signal.raise_signal(signal.SIGTERM))
+    assert train_command(prepared, run) == train_commands.STOPPED
+    monkeypatch.undo()
+    assert cli.main(["export", str(run), str(run / "model")]) == 0
+    assert train_command(prepared, run) == 7
+    assert "exists already" in capsys.readouterr().err
+    shutil.rmtree(run / "model")
+    assert train_command(prepared, run) == 0
+    assert json.loads((run / "model" / "training.json").read_text())["step"] == 2
+    shutil.rmtree(run / "checkpoints")  # a finished run needs none
+    written = (run / "model" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert train_command(prepared, run) == 0
+    assert "the model after step 2" in capsys.readouterr().out
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == written
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipes", "--set", "batch_size=4"], "--set needs a RECIPE whose fields it changes."),
+        (["card", "model", "--evaluation", "e", "--planted-corpus", "c"], "--planted-corpus needs --planted too"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(arguments, words, capsys):
+    assert cli.main(arguments) == 3
+    assert words in capsys.readouterr().err
 
 
 def test_export_of_a_folder_without_a_run_says_what_is_expected(tmp_path, capsys):

@@ -62,7 +62,13 @@ def test_weights_and_biases_gets_configuration_and_numbers_by_step(tmp_path, mon
     with Loggers(a_config(wandb=True), tmp_path, 9, 0, quiet=True) as report:
         report(a_record(7))
     assert calls[0]["config"]["batch_size"] == 2
-    assert (calls[0]["id"], calls[0]["resume"]) == (tmp_path.name, "allow")
+    assert calls[0]["resume"] == "allow"
+    for folder in (tmp_path, tmp_path / "other" / "run", tmp_path / "another" / "run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        Loggers(a_config(wandb=True), folder, 9, 0, quiet=True)
+    first, again, other, another = (call["id"] for call in calls if "id" in call)
+    assert first == again, "a run goes on under its own id"
+    assert len({first, other, another}) == 3, "another one does not, whatever its folder is called"
     assert calls[1][0] == 7
     assert calls[1][1]["loss"] == 2.5
     assert calls[2] == "finished"

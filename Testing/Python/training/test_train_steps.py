@@ -1,14 +1,19 @@
 """What one step is made of: cached features, the order of batches, the learning rate."""
 
-from dataclasses import replace
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
 from CTGroundedVLMTraining.cached_step import forward_backward, joined
-from CTGroundedVLMTraining.config import InitialWeights, OptimizerConfig
+from CTGroundedVLMTraining.config import InitialWeights, ObjectiveConfig, OptimizerConfig
 from CTGroundedVLMTraining.data.collate import Collator
 from CTGroundedVLMTraining.data.loader import BatchOrder, TrainingLoader
 from CTGroundedVLMTraining.objectives import Features
@@ -92,6 +97,55 @@ def test_an_epoch_takes_each_case_once_over_all_ranks_and_another_epoch_in_anoth
 def test_too_few_cases_for_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"3 cases do not fill one batch of 2 on 2 process"):
         BatchOrder(3, 2, 0, 0, 2)
+
+
+def test_the_passes_of_an_optimiser_s_step_are_of_one_epoch():
+    """Of two epochs together a case could be in it twice, and would be told from itself."""
+    order = BatchOrder(7, 1, 0, passes=2)
+    assert (BatchOrder(7, 1, 0).steps_per_epoch, order.steps_per_epoch) == (7, 6)
+    for step in range(9):
+        (first, one), (second, other) = order.of_step(2 * step) + order.of_step(2 * step + 1)
+        assert first == second == step // 3
+        assert one != other
+    with pytest.raises(ValueError, match="3 cases do not fill 2 batches of 1 on 2 process"):
+        BatchOrder(3, 1, 0, 0, 2, passes=2)
+    learner = a_learner(a_config(batch_size=1, accumulate=2), some_cases(7))
+    assert learner.loader.order == BatchOrder(7, 1, 42, passes=2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_workers_give_the_batches_of_the_step_at_hand_after_a_sigterm_to_their_process_group():
+    """As torchrun sends it; they end with the loader all the same."""
+    config = a_config()
+    collate, order = Collator(registry_tokenizer(), 32), BatchOrder(8, 2, 5)
+    plain = TrainingLoader(some_cases(8), MODEL, config.views, collate, order).batches()
+    before = multiprocessing.active_children()
+    stream = TrainingLoader(some_cases(8), MODEL, config.views, collate, order, workers=2).batches()
+    workers = [process for process in multiprocessing.active_children() if process not in before]
+    assert len(workers) == 2
+    assert next(stream).case_ids == next(plain).case_ids  # they are at work
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    for _ in range(8):  # more than they had ready
+        assert next(stream).case_ids == next(plain).case_ids
+    del stream
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_batch_and_its_questions_are_put_into_pinned_memory(monkeypatch):
+    """Without a method of its own torch's DataLoader would leave it where it is, and each copy to a GPU would wait."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    learner = a_learner(a_config(objective=ObjectiveConfig(location=1.0), findings=("lung/Emphysema",)))
+    batch = next(learner.loader.batches())
+    found = pin_memory(batch)
+    parts = [getattr(found, field.name) for field in fields(found)]
+    tensors = [part for part in (*parts, *vars(found.questions).values()) if isinstance(part, torch.Tensor)]
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors}
+    assert len(tensors) == 14
+    assert found.case_ids == batch.case_ids
 
 
 def test_the_release_s_schedule_warms_up_then_falls_each_epoch():

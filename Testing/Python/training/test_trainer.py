@@ -12,7 +12,9 @@ import torch
 
 from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
+from CTGroundedVLMTraining import run_folder
 from CTGroundedVLMTraining.config import InitialWeights, ObjectiveConfig, OptimizerConfig
+from CTGroundedVLMTraining.data.loader import TrainingLoader
 from CTGroundedVLMTraining.learner import MovingAverage
 from CTGroundedVLMTraining.trainer import NotANumberError
 from training_cases import CALM, a_config, a_learner, some_cases, train, weights
@@ -190,6 +192,40 @@ def test_a_folder_with_another_run_is_refused_by_the_differing_fields(tmp_path):
     train(tmp_path, a_config(epochs=1))
     with pytest.raises(InputError, match=r"another configuration \(epochs, seed differ\)"):
         train(tmp_path, a_config(epochs=2, seed=1))
+
+
+def test_a_run_of_a_version_that_lacked_a_field_goes_on_with_its_default(tmp_path):
+    config = a_config(steps=3)
+    whole = train(tmp_path / "whole", config)
+    with pytest.raises(KilledError):
+        train(tmp_path / "older", config, report=killing_after(3))
+    path = tmp_path / "older" / "config.json"
+    record = json.loads(path.read_text())
+    del record["views"]["translation"], record["license"]
+    path.write_text(json.dumps(record))
+    assert same(weights(train(tmp_path / "older", config)), weights(whole))
+    with pytest.raises(InputError, match=r"another configuration \(license differ\)"):
+        train(tmp_path / "older", a_config(steps=3, license="MIT"))
+
+
+def test_a_finished_run_reads_no_batch(tmp_path, monkeypatch):
+    train(tmp_path, a_config())
+    monkeypatch.delattr(TrainingLoader, "batches")
+    assert train(tmp_path, a_config()).finished
+
+
+def test_a_full_disk_while_a_run_is_continued_is_told_with_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(KilledError):
+        train(tmp_path, a_config(), report=killing_after(3))
+    before = (tmp_path / "metrics.jsonl").read_text()
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "atomic_path", full)
+    with pytest.raises(OutputError, match=r"metrics\.jsonl cannot be written.*Free space"):
+        train(tmp_path, a_config())
+    assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):

@@ -96,9 +96,14 @@ def test_a_crop_that_was_moved_out_of_the_volume_shows_air_and_no_organ():
     assert not view.visible_O.any()
 
 
+def test_views_for_validation_keep_the_rule_of_visible_organs_and_nothing_random():
+    config = ViewConfig((0.5,) * 3, "drop", 0.7, 50, noise_hu=1.0, scale=0.1, shift_hu=2.0, translation=(1, 2, 3))
+    assert config.without_augmentation() == ViewConfig(partial_organs="drop", min_visible=0.7, min_voxels=50)
+
+
 @pytest.mark.parametrize("translation", [(1, 2), (-1, 0, 0)])
 def test_a_translation_that_is_none_is_refused(translation):
-    with pytest.raises(ValueError, match="translation is .* expected three numbers of voxels"):
+    with pytest.raises(ValueError, match=r"translation is .* expected three numbers of voxels"):
         ViewConfig(translation=translation)
 
 

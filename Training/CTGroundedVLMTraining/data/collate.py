@@ -6,7 +6,7 @@ Shapes: B cases, O organs, P texts, T text tokens, F findings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -67,7 +67,8 @@ class Collator:
         max_tokens: texts are cut there; they are padded to the longest of the batch only.
         findings: "organ/finding" of ``labels_BF``.
         organ_texts, reports: which texts the objective needs; others are not encoded.
-        questions: whether the registry's prompts for ``findings`` go with each batch, and where the findings lie.
+        questions: whether the registry's prompts for ``findings`` go with each batch.
+        places: whether these also say where the findings lie.
 
     Raises:
         InputError: a finding to ask for that the registry does not have.
@@ -83,10 +84,11 @@ class Collator:
         organ_texts: bool = True,
         reports: bool = False,
         questions: bool = False,
+        places: bool = False,
     ) -> None:
         self._tokenizer, self._max_tokens, self._texts = tokenizer, max_tokens, texts or TextConfig()
         self._findings, self._organ_texts, self._reports = tuple(findings), organ_texts, reports
-        self._prompts = _prompts(findings) if questions else []
+        self._prompts, self._places = _prompts(findings) if questions else [], places
 
     def __call__(self, views: Sequence[View]) -> Batch:
         """Stack the views; every different text is tokenised once."""
@@ -131,7 +133,9 @@ class Collator:
         )
 
     def _questions(self, views: Sequence[View], prompts: list[list[int]]) -> Questions:
-        organ_of_F = organ_numbers(self._findings, views[0].case.organs)
+        asked = Questions(torch.tensor(organ_numbers(self._findings, views[0].case.organs)), torch.tensor(prompts))
+        if not self._places:
+            return asked
         tokens_BFN = torch.zeros(len(views), len(self._findings), views[0].token_mask_ON.shape[1], dtype=torch.bool)
         for b, view in enumerate(views):
             if view.finding_tokens_KN is not None:
@@ -139,7 +143,7 @@ class Collator:
                     if name in self._findings:
                         tokens_BFN[b, self._findings.index(name)] = tokens_N
         mapped_B = torch.tensor([view.finding_tokens_KN is not None for view in views])
-        return Questions(torch.tensor(organ_of_F), torch.tensor(prompts), tokens_BFN, mapped_B)
+        return replace(asked, tokens_BFN=tokens_BFN, mapped_B=mapped_B)
 
     def _of_case(self, view: View) -> list[tuple[str, int]]:
         return [text_and_status(organ, view.case.organ_texts.get(organ), self._texts) for organ in view.case.organs]

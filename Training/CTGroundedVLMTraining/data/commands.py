@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..options import refuse
 from .sources import SOURCES
 
 SOME_FAILED = 8
@@ -25,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_manifest(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("manifest", help="a data set's own files -> a manifest", description=_MANIFEST)
-    p.set_defaults(run=manifest)
+    p.set_defaults(run=manifest, parser=p)
     p.add_argument("source", choices=tuple(SOURCES), help="which data set")
     p.add_argument("root", type=Path, metavar="FOLDER", help="where it lies, in its published layout")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="MANIFEST", help=".csv or .parquet")
@@ -34,8 +35,8 @@ def _add_manifest(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--images", type=Path, metavar="FOLDER", help="radgenome: CT-RATE's folder")
     p.add_argument("--reconstructions", choices=("first", "all"), default="first",
                    help="ct-rate, radgenome: of one session (default first)")  # fmt: skip
-    p.add_argument("--version", type=int, choices=(1, 2), dest="ct_rate_version",
-                   help="ct-rate: 1 (train, valid: stored values) or 2 (_fixed: HU); default 2 where it is there")  # fmt: skip
+    p.add_argument("--version", type=int, choices=(1, 2), help="ct-rate, radgenome: 1 (train, valid: stored values) or 2 "
+                   "(_fixed: HU); default 2 where it is there")  # fmt: skip
     p.add_argument("--validation", type=float, default=0.05, metavar="SHARE",
                    help="ct-rate, radgenome: of the training patients, for validation (default 0.05)")  # fmt: skip
     p.add_argument("--split-by-patient", type=float, nargs=2, metavar=("TRAIN", "VALIDATION"),
@@ -48,12 +49,13 @@ def manifest(arguments: argparse.Namespace) -> int:
     from .readers.base import ReaderOptions
     from .sources import make_manifest
 
+    _check_manifest(arguments)
     options = ReaderOptions(
         root=arguments.root,
         masks=arguments.masks,
         images=arguments.images,
         reconstructions=arguments.reconstructions,
-        version=arguments.ct_rate_version,
+        version=arguments.version,
         validation=arguments.validation,
         seed=arguments.seed,
     )
@@ -64,9 +66,26 @@ def manifest(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_manifest(arguments: argparse.Namespace) -> None:
+    """Refuse options that the data set's reader does not ask for. Raises InputError."""
+    source, drawn = arguments.source, arguments.split_by_patient is not None
+    if source != "radgenome":
+        refuse(arguments, ["images"], "is for radgenome")
+    if source == "folder":
+        refuse(arguments, ["masks"], "does not go with folder: each case's folder holds its mask")
+    if source not in ("ct-rate", "radgenome"):
+        refuse(arguments, ["reconstructions", "version", "validation"], "is for ct-rate and radgenome")
+        if source != "folder" and not drawn:
+            refuse(arguments, ["seed"], f"needs --split-by-patient: {source} has its own splits")
+    if source == "rad-chestct":
+        refuse(arguments, ["organ_texts"], "does not go with rad-chestct: it has no reports")
+    if drawn:
+        refuse(arguments, ["validation"], "does not go with --split-by-patient, which draws all splits")
+
+
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser("prepare", help="volumes, masks and reports -> training data", description=_PREPARE)
-    p.set_defaults(run=prepare)
+    p.set_defaults(run=prepare, parser=p)
     p.add_argument("manifest", type=Path, metavar="MANIFEST", help=".csv or .parquet, see `ctgvlm-train manifest`")
     p.add_argument("output", type=Path, metavar="OUT", help="a new folder, or one to go on with")
     p.add_argument("--model", required=True, metavar="RECIPE|CONFIG", help="a recipe's name, or a model's config.json")
@@ -98,6 +117,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     from .prepare import Workers, model_config
     from .prepare import prepare as run
 
+    if arguments.ray:
+        refuse(arguments, ["segment_jobs"], "does not go with --ray, which shares out the work itself")
     devices = tuple(arguments.device or ("cpu",))
     workers = Workers(
         arguments.jobs, arguments.segment_jobs or len(devices), devices, arguments.fast, arguments.ray

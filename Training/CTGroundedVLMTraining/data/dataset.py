@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ class _Files:
     """Reads files of one folder; a remote one is connected to anew in each process."""
 
     def __init__(self, location: str) -> None:
-        self._location, self._remote = location, None
+        self._location, self._remote, self._process = location, None, 0
 
     def read(self, name: str) -> bytes:
         path = f"{self._location}/{name}"
@@ -180,14 +181,14 @@ class _Files:
             raise InputError(f"{path}: cannot be read ({error}). Check the disk or the connection.") from error
 
     def _connection(self) -> tuple[Any, str]:
-        if self._remote is None:
+        if self._remote is None or self._process != os.getpid():  # a forked worker inherits one that works here only
             import fsspec
 
             try:
-                self._remote = fsspec.core.url_to_fs(self._location)
+                self._remote, self._process = fsspec.core.url_to_fs(self._location), os.getpid()
             except (ImportError, ValueError) as error:
                 raise InputError(f"{self._location}: cannot be opened ({error}).") from error
         return self._remote
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_location": self._location, "_remote": None}  # connections do not survive in another process
+        return {"_location": self._location, "_remote": None, "_process": 0}  # connections do not survive elsewhere

@@ -79,10 +79,12 @@ def _counts(rows: Sequence[ManifestRow], output: Path) -> list[str]:
         "a mask (prepare makes them)": sum(row.segmentation is None for row in rows),
         "a report": sum(not row.has_report for row in rows),
     }
+    drawn = sum(row.findings is not None for row in rows)
     counts = ", ".join(f"{splits[split]} {split}" for split in SPLITS)
     return [
         f"{output}: {len(rows)} volumes of {patients} patients ({counts})",
         *(f"{number} volumes without {what}" for what, number in without.items() if number),
+        *([f"{drawn} volumes with drawn findings"] if drawn else []),
     ]
 
 

@@ -28,8 +28,8 @@ class ViewConfig:
     text wrong, so none is the default. ``partial_organs``: "drop" leaves out an organ with a voxel on the crop's outermost plane
     (the release's rule); "visible" one of which less than ``min_visible`` (or fewer than ``min_voxels``) is in the crop.
     ``noise_hu``, ``scale``, ``shift_hu``: intensity augmentation (standard deviations), none by default as in the release.
-    ``translation``: the crop is moved by up to so many voxels along D, H and W, either way; beyond the volume is air. A volume that
-    is no larger than the crop would else always fall on the same token grid. None by default as in the release.
+    ``translation``: the crop is moved by up to so many voxels along D, H and W, either way; beyond the volume is air. A volume
+    that is no larger than the crop would else always fall on the same token grid. None by default as in the release.
     """
 
     flips: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -50,6 +50,10 @@ class ViewConfig:
             raise ValueError("noise_hu, scale and shift_hu are standard deviations: expected 0 or more")
         if len(self.translation) != 3 or min(self.translation) < 0:
             raise ValueError(f"translation is {self.translation}, expected three numbers of voxels, 0 or more")
+
+    def without_augmentation(self) -> ViewConfig:
+        """The same rule of which organs are visible, and nothing random but the crop: for validation."""
+        return ViewConfig(partial_organs=self.partial_organs, min_visible=self.min_visible, min_voxels=self.min_voxels)
 
 
 @dataclass(frozen=True)

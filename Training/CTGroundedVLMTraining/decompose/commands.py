@@ -15,10 +15,16 @@ from pathlib import Path
 from CTGroundedVLMLib.anatomy import organ_groups
 from CTGroundedVLMLib.errors import InputError
 
+from ..options import refuse
 from .runner import Decomposer
 
 SOME_FAILED = 8
 _KEY_VARIABLE = "CTGVLM_LLM_API_KEY"
+_OF_SERVER = ("llm_model", "api_key_env", "threads", "timeout")
+_OF_LLM = (
+    *("server", *_OF_SERVER, "transformers_model", "device", "retries", "retry_wait", "max_tokens"),
+    *("cache", "no_cache"),
+)
 _DESCRIPTION = """Turn reports into one description and one explicit status per organ: normal, abnormal, uncertain or
 not mentioned. The output grows by one line per finished report; run the same command again after an interruption to
 go on. See docs/decompose.md."""
@@ -39,7 +45,7 @@ def _add_decompose(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "decompose", help="reports -> descriptions and normality per organ", description=_DESCRIPTION
     )
-    p.set_defaults(run=decompose)
+    p.set_defaults(run=decompose, parser=p)
     p.add_argument(
         "input", type=Path, metavar="IN", help=".jsonl (report_id, text), or .csv, such as CT-RATE's reports"
     )
@@ -130,15 +136,19 @@ def _with_normality(decomposer: Decomposer, normality: str) -> Decomposer:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.input.resolve() == arguments.output.resolve():
         raise InputError(f"{arguments.output} is the input, too; name another output")
-    llm = (arguments.server, arguments.llm_model, arguments.transformers_model)
     if arguments.method == "rules":
-        if any(llm):
-            raise InputError("--server, --llm-model and --transformers-model need --method llm")
+        refuse(arguments, _OF_LLM, "needs --method llm")
         return
     if bool(arguments.server) == bool(arguments.transformers_model):
         raise InputError("--method llm needs one of --server URL and --transformers-model DIR")
     if arguments.server and not arguments.llm_model:
         raise InputError("--server needs --llm-model NAME, the name of the model on that server")
+    if arguments.server:
+        refuse(arguments, ["device"], "needs --transformers-model: a server has its own")
+    else:
+        refuse(arguments, _OF_SERVER, "needs --server: a local model gives one answer at a time")
+    if arguments.no_cache:
+        refuse(arguments, ["cache"], "does not go with --no-cache")
     if not arguments.timeout > 0:
         raise InputError(f"--timeout {arguments.timeout}: expected more than 0 seconds")
 

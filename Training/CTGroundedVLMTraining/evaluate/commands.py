@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from CTGroundedVLMLib.errors import InputError
 
+from ..options import refuse
 from .protocols import label_map_names, protocol_names
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 8
 SPLITS = ("train", "validation", "test")
+_WITH_MODEL = (
+    *("manifest", "split", "validation_split", "device", "mode", "grid", "precision", "templates", "grounding"),
+    *("heatmap_shifts", "retry_failed", "calibrate"),
+)
 _DESCRIPTION = """Measure a table of scores against labels, or run a model over a manifest's split and measure that.
 Writes metrics.json, metrics.csv, metrics.md, roc.png, reliability.png and, with a validation split, calibration.json.
 See docs/evaluation.md."""
@@ -32,7 +37,7 @@ See docs/evaluation.md."""
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the command to ``ctgvlm-train``."""
     p = commands.add_parser("evaluate", help="scores, or a model -> metrics with intervals", description=_DESCRIPTION)
-    p.set_defaults(run=evaluate)
+    p.set_defaults(run=evaluate, parser=p)
     p.add_argument("--protocol", choices=protocol_names(), required=True, help="prompts and labels; corpus: every "
                    '"organ/finding" column of the labels')  # fmt: skip
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -130,15 +135,24 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     kind = next(iter(given))
     if getattr(arguments, needs[kind]) is None:
         raise InputError(f"--{kind} needs --{needs[kind]} too.")
-    aside = {
-        "scores": ("manifest", "validation_split", "templates", "grounding", "calibrate"),
-        "model": (),
-    }[kind]
-    for name in aside:
-        if getattr(arguments, name):
-            raise InputError(f"--{name.replace('_', '-')} does not go with --{kind}.")
-    if arguments.validation_labels and not arguments.validation_scores:
-        raise InputError("--validation-labels needs --validation-scores too.")
+    if kind == "scores":
+        refuse(arguments, _WITH_MODEL, "does not go with --scores: it needs --model M --manifest CSV")
+    if not arguments.grounding:
+        refuse(arguments, ["heatmap_shifts"], "needs --grounding too")
+    if not arguments.validation_scores:
+        refuse(arguments, ["validation_labels"], "needs --validation-scores too")
+    check_statistics(arguments)
+    _check_validation(arguments)
+
+
+def check_statistics(arguments: argparse.Namespace) -> None:
+    """Refuse options of intervals where none are made. Raises InputError."""
+    if not arguments.bootstrap:
+        drawn = ["confidence"] if getattr(arguments, "hold_out", None) else ["confidence", "seed"]
+        refuse(arguments, drawn, "does not go with --bootstrap 0: nothing is drawn, and there are no intervals")
+
+
+def _check_validation(arguments: argparse.Namespace) -> None:
     if arguments.validation_scores and arguments.validation_split:
         raise InputError("--validation-scores and --validation-split both name validation patients; leave out one.")
     if arguments.hold_out is not None:
@@ -147,6 +161,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         if arguments.validation_scores or arguments.validation_split:
             raise InputError("--hold-out makes a validation split; leave out the other one.")
         check_share(arguments.hold_out)  # before hours of scoring
+    elif not (arguments.validation_scores or arguments.validation_split):
+        others = "--validation-scores, --validation-split or --hold-out"
+        refuse(arguments, ["target_sensitivity"], f"needs validation patients: {others}")
     if arguments.calibrate:
         if not (arguments.validation_split or arguments.hold_out):
             raise InputError(

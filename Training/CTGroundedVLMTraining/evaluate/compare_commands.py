@@ -21,7 +21,7 @@ with intervals over patients and, where a method has several folders (seeds), ov
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the command to ``ctgvlm-train``."""
     p = commands.add_parser("compare", help="two methods on the same volumes -> differences", description=_DESCRIPTION)
-    p.set_defaults(run=compare)
+    p.set_defaults(run=compare, parser=p)
     p.add_argument("--a", type=Path, nargs="+", required=True, metavar="DIR", help="results of one method, one a seed")
     p.add_argument("--b", type=Path, nargs="+", required=True, metavar="DIR", help="results of the other one")
     p.add_argument("--names", nargs=2, default=["A", "B"], metavar=("A", "B"), help="what the methods are called")
@@ -35,8 +35,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train compare``."""
+    from .commands import check_statistics
     from .estimates import EvaluationSettings
 
+    check_statistics(arguments)
     if arguments.names[0] == arguments.names[1]:
         raise InputError(f"Both methods are called {arguments.names[0]!r}; give --names that tell them apart.")
     settings = EvaluationSettings(arguments.bootstrap, arguments.seed, arguments.confidence, arguments.bins)

@@ -21,7 +21,7 @@ from ..types import Batch
 class Features:
     """One forward pass: organ features (B, O, E) and text features (P, E), both L2-normalised, and the temperature.
 
-    ``located``: where the batch asks questions, see ``FVLM.token_margins``.
+    ``located``: where the batch's questions say where the findings lie, see ``FVLM.token_margins``; else empty.
     """
 
     organs_BOE: torch.Tensor
@@ -33,9 +33,10 @@ class Features:
     def of(cls, model: nn.Module, batch: Batch) -> Features:
         """Call the model (an FVLM, or its DDP or compiled wrapper) on a batch."""
         asked = batch.questions
+        placed = asked is not None and asked.tokens_BFN is not None
         organs_BOE, texts_PE, temperature, *located = model(
             *(batch.image_BDHW, batch.token_mask_BON, batch.text_ids_PT, batch.text_mask_PT),
-            *(() if asked is None else (asked.organ_of_F, asked.prompt_of_F2)),
+            *((asked.organ_of_F, asked.prompt_of_F2) if placed else ()),
         )
         return cls(organs_BOE, texts_PE, temperature, tuple(located))
 
@@ -43,11 +44,14 @@ class Features:
 class Objective(nn.Module, ABC):
     """Named losses of a batch; the trainer minimises their sum.
 
-    An objective may own parameters (a head) and buffers (a momentum encoder): they are saved with a run.
+    An objective may own parameters (a head) and buffers (a momentum encoder): they are saved with a run. ``needs_...``: what
+    batches have to bring for it (``needs_places``: also where the findings of the questions lie), and a peer's features.
     """
 
     needs_organ_texts: ClassVar[bool] = False
     needs_reports: ClassVar[bool] = False
+    needs_questions: ClassVar[bool] = False
+    needs_places: bool = False
     needs_peer: bool = False
 
     @abstractmethod

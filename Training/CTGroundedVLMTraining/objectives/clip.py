@@ -1,13 +1,13 @@
 """The baseline of whole images: one feature per scan against its whole report (CLIP), in the same frame as fVLM's objective.
 
-The model has one organ, ``WHOLE_BODY``, that holds every class of the segmentation: its query pools the whole patient.
+The model has one organ, ``WHOLE_BODY``, that holds many classes of the segmentation: its query pools the whole patient.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
 
-from CTGroundedVLMLib.anatomy import segment_classes
+import torch
 
 from ..types import Batch
 from .base import Features, Objective, report_features, zero_with_graph
@@ -18,9 +18,11 @@ from .targets import base_targets, soft_cross_entropy
 WHOLE_BODY = "body"
 
 
-def whole_body_organs() -> dict[str, tuple[str, ...]]:
-    """The organs of a model that sees the whole patient as one."""
-    return {WHOLE_BODY: tuple(segment.name for segment in segment_classes())}
+def whole_body_organs(organs: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The one organ of a model that sees the whole patient: the classes of all ``organs`` together, so that their crop and
+    prepared data serve it too.
+    """
+    return {WHOLE_BODY: tuple(dict.fromkeys(name for segments in organs.values() for name in segments))}
 
 
 class ImageReportContrast(Objective):

@@ -32,10 +32,12 @@ class WithQuestions(Objective):
         presence, location: weights; a loss of weight 0 is not computed.
     """
 
+    needs_questions = True
+
     def __init__(self, base: Objective, presence: float, location: float) -> None:
         super().__init__()
         self.base, self.presence, self.location = base, presence, location
-        self.needs_peer = base.needs_peer
+        self.needs_peer, self.needs_places = base.needs_peer, location > 0
 
     @property
     def needs_organ_texts(self) -> bool:
@@ -59,10 +61,14 @@ class WithQuestions(Objective):
 
     def forward(self, features: Features, batch: Batch, peer: Features | None = None) -> dict[str, torch.Tensor]:
         """The base's losses, "presence" and "location"; those are 0 with a graph where nothing is known."""
+        if self.location and not features.located:
+            raise ValueError(
+                "the loss of location needs the margins of single tokens: questions with places, in one pass"
+            )
         losses = self.base(features, batch, peer)
         if self.presence:
             losses["presence"] = self.presence * self._presence(features, batch)
-        if self.location and features.located:
+        if self.location:
             losses["location"] = self.location * self._location(features, batch)
         return losses
 

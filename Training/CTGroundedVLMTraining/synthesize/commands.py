@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..options import refuse
 from .kinds import KIND
 
 _DESCRIPTION = """Make a corpus of synthetic CT studies: phantoms with TotalSegmentator v2 labels, findings with voxel masks,
@@ -17,7 +18,7 @@ person goes into it, except with --plant. See docs/synthetic_corpus.md."""
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the command to ``ctgvlm-train``."""
     p = commands.add_parser("synthesize", help="make a synthetic corpus", description=_DESCRIPTION)
-    p.set_defaults(run=synthesize)
+    p.set_defaults(run=synthesize, parser=p)
     p.add_argument("output", type=Path, metavar="OUT", help="a new folder, or that of an interrupted run")
     p.add_argument("--patients", type=int, default=100, metavar="N", help="default 100")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
@@ -57,6 +58,11 @@ def synthesize(arguments: argparse.Namespace) -> int:
 
     if arguments.jobs < 1:
         raise InputError(f"--jobs {arguments.jobs}: expected 1 or more")
+    if arguments.plant:
+        refuse(arguments, ["spacing", "spacing_variation"], "does not go with --plant: a scan has its own voxels")
+        refuse(arguments, ["splits"], "does not go with --plant: all versions lie in one --split")
+    else:
+        refuse(arguments, ["segmentation", "split", "present"], "needs --plant: it is about real CTs")
     settings = Settings(
         patients=arguments.patients,
         seed=arguments.seed,

@@ -6,6 +6,7 @@
     cases/<case_id>/segmentation.nii.gz      (optional; or .nrrd, .seg.nrrd, or TotalSegmentator's folder)
     cases/<case_id>/report.txt               (optional)
     cases/<case_id>/truth.json               (optional: patient_id, study_id, split, labels of a synthetic case)
+    cases/<case_id>/findings.nii.gz          (optional: voxels of the findings; truth.json says what its values mean)
     patients.csv                             (optional: case_id, patient_id[, split])
     labels.csv                               (optional: case_id, "organ/finding" columns)
 """
@@ -20,6 +21,7 @@ from typing import Any
 from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.image_file import SUFFIXES
 
+from ...evaluate.grounding import LABEL_MAP, TRUTH
 from ..manifest import SPLITS, LabelKind, ManifestRow, split_by_patient
 from ..texts import read_labels
 from .base import Labels, ReaderOptions, Reading, existing, read_table
@@ -37,18 +39,21 @@ def read_folder(options: ReaderOptions) -> Reading:
     folders = sorted(p for p in existing(root / "cases", "one folder a case").iterdir() if p.is_dir())
     table = _patients(root / "patients.csv")
     labels: Labels = dict(read_labels(root / "labels.csv")) if (root / "labels.csv").is_file() else {}
-    rows, known, notes = [], 0, []
+    rows, known, unnamed, notes = [], 0, 0, []
     for folder in folders:
-        about = {**_truth(folder / "truth.json"), **table.get(folder.name, {})}
+        about = {**_truth(folder / TRUTH), **table.get(folder.name, {})}
         if (truth := about.get("labels")) and folder.name not in labels:
             labels[folder.name] = truth
         known += bool(about.get("patient_id"))
-        kind: LabelKind = "truth" if (folder / "truth.json").is_file() else ""
+        kind: LabelKind = "truth" if (folder / TRUTH).is_file() else ""
         rows.append(_row(folder, about, kind))
+        unnamed += rows[-1].findings is None and (folder / LABEL_MAP).is_file()
     if not rows:
         raise InputError(f"{root / 'cases'} holds no case. Put each into a folder with ct.nii.gz.")
     if known < len(rows):
         notes.append(f"{len(rows) - known} cases name no patient (patients.csv): each counts as one")
+    if unnamed:
+        notes.append(f"{unnamed} cases have {LABEL_MAP} without {TRUTH} that says what its values mean: not taken")
     unsplit = [row for row in rows if row.split not in SPLITS]
     if unsplit:
         notes.append(f"{len(unsplit)} cases name no split: drawn by patient, seed {options.seed}")
@@ -73,7 +78,7 @@ def _truth(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in (*_PATIENT_KEYS, "labels") if key in record}
+        return {key: record[key] for key in (*_PATIENT_KEYS, "labels", "findings") if key in record}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Make the case again, or remove the file.") from error
 
@@ -93,6 +98,7 @@ def _row(folder: Path, about: Mapping[str, Any], kind: LabelKind) -> ManifestRow
         report if report.is_file() else None,
         label_kind=kind,
         source="folder",
+        findings=folder / LABEL_MAP if "findings" in about and (folder / LABEL_MAP).is_file() else None,
     )
 
 
