@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from CTGroundedVLMLib.errors import InputError
 
+from .termination import STOPPED, going_on_after_sigterm
+
 if TYPE_CHECKING:
     from .config import TrainingConfig
     from .evaluate.estimates import EvaluationSettings
@@ -89,13 +91,14 @@ class _Cell:
         return self.folder / "evaluation"
 
 
+@going_on_after_sigterm
 def ablate(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train ablate``."""
     from .evaluate.compare_commands import compare_folders
     from .evaluate.estimates import EvaluationSettings
     from .parallel import started_by_launcher
     from .run_folder import RunFolder
-    from .train_commands import STOPPED, train_and_export
+    from .train_commands import train_and_export
 
     if started_by_launcher():
         raise InputError(

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from safetensors.torch import save_file
 
 from CTGroundedVLMLib import __version__
 from CTGroundedVLMLib.errors import InputError, OutputError
+from CTGroundedVLMLib.files import share
 from CTGroundedVLMLib.model.checkpoint import check_free, check_state, materialize, save_checkpoint
 from CTGroundedVLMLib.model.fvlm import FVLM
 from CTGroundedVLMLib.model.header import CARD
@@ -64,9 +69,10 @@ def export(run_folder: Path, output: Path, *, step: int | None = None, half: boo
     facts = CardFacts({"name": config.name, "model": config.model.to_dict(), **details}, training)
     files = {TRAINING: json.dumps(training, indent=1) + "\n", CARD: model_card(facts)}
     tokenizer = load_tokenizer(run.tokenizer)
-    save_checkpoint(output, model, tokenizer, name=config.name, trained=True, files=files, **details)
-    if config.objective.name == "supervised":
-        _write_head(output, chosen["objective"], config.findings)
+    with _appearing_whole(output) as folder:
+        save_checkpoint(folder, model, tokenizer, name=config.name, trained=True, files=files, **details)
+        if config.objective.name == "supervised":
+            _write_head(folder, chosen["objective"], config.findings)
     return state["step"]
 
 
@@ -106,9 +112,22 @@ def _model(config, weights: dict[str, torch.Tensor], source: str) -> FVLM:
     return model
 
 
-def _write_head(folder: Path, head: dict[str, torch.Tensor], findings: tuple[str, ...]) -> None:
+@contextmanager
+def _appearing_whole(output: Path) -> Iterator[Path]:
+    """A folder to make and fill, which then becomes ``output``: a run that was killed in between would take a model without its
+    head for finished.
+    """
     try:
-        save_file({key: value.contiguous() for key, value in head.items()}, folder / HEAD)
-        (folder / HEAD_FINDINGS).write_text(json.dumps({"findings": list(findings)}, indent=1), encoding="utf-8")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.partial-") as beside:
+            folder = Path(beside) / output.name
+            yield folder
+            os.replace(folder, output)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error}). Free space or choose a folder.") from error
+        raise OutputError(f"{output} cannot be written ({error}). Free space or choose a folder.") from error
+
+
+def _write_head(folder: Path, head: dict[str, torch.Tensor], findings: tuple[str, ...]) -> None:
+    save_file({key: value.contiguous() for key, value in head.items()}, folder / HEAD)
+    share(folder / HEAD)  # safetensors makes files that only their owner can read
+    (folder / HEAD_FINDINGS).write_text(json.dumps({"findings": list(findings)}, indent=1), encoding="utf-8")

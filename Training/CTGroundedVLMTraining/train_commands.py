@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from CTGroundedVLMLib.errors import InputError
 
 from .options import refuse
+from .termination import STOPPED, going_on_after_sigterm
 
 if TYPE_CHECKING:
     from .run_folder import RunFolder
 
-STOPPED = 10
 _TRAIN = """Run a recipe on prepared data. Started by torchrun, it uses all processes. Run the same command again after an
 interruption: it continues from the last checkpoint, and ends with the very weights of an uninterrupted run. SIGTERM ends
-the run after the step at hand, saved, with exit code 10. See docs/training.md."""
+the run after the step at hand, saved, or at once where no step is under way, with exit code 10. See docs/training.md."""
 _CARD = """Write MODEL/MODEL_CARD.md: use, data, training, results, limits. Every number is taken from the files of export,
 synthesize and evaluate; an evaluation of another model is refused."""
 _SET = "change a field of the recipe, such as optimizer.lr=1e-4 or batch_size=8 (repeatable)"
@@ -72,6 +72,7 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--planted-corpus", type=Path, metavar="DIR", help="the folder of those, of `synthesize --plant`")
 
 
+@going_on_after_sigterm
 def train(arguments: argparse.Namespace) -> int:
     """``ctgvlm-train train``."""
     from .overrides import with_changes

@@ -108,7 +108,7 @@ class Trainer:
             report: called after each step, on rank 0, with its record (step, epoch, losses, learning rate, speed).
 
         Raises:
-            NotANumberError: the batch is named; nothing of that step was applied.
+            NotANumberError: the batch is named; nothing of that step is saved.
             OutputError: a checkpoint cannot be written.
         """
         if self.step == self.total_steps:
@@ -131,13 +131,13 @@ class Trainer:
         start, waited, seen = time.perf_counter(), 0.0, []
         lr = learning_rate(self.step, self.steps_per_epoch, self.total_steps, self.config.optimizer)
         record: dict[str, Any] = {"step": self.step + 1, "epoch": self.step // self.steps_per_epoch, "lr": lr}
-        for number, (learner, stream) in enumerate(zip(self.learners, streams, strict=True)):
+        for number, stream in enumerate(streams):
             asked = time.perf_counter()
             batches = [next(stream).to(self._device) for _ in range(self.config.accumulate)]
             waited += time.perf_counter() - asked
             seen += batches
             peer = self.learners[1 - number] if len(self.learners) == 2 else None
-            losses = self._learn(learner, batches, peer, lr)
+            losses = self._learn(number, batches, peer, lr)
             record |= losses if number == 0 else {f"peer/{name}": value for name, value in losses.items()}
         self.step += 1
         record |= self._speed.of_step(seen, time.perf_counter() - start, waited)
@@ -145,7 +145,8 @@ class Trainer:
             record |= {f"validation/{name}": value for name, value in self._validated().items()}
         return record
 
-    def _learn(self, learner: Learner, batches: Sequence[Batch], peer: Learner | None, lr: float) -> dict[str, float]:
+    def _learn(self, number: int, batches: Sequence[Batch], peer: Learner | None, lr: float) -> dict[str, float]:
+        learner = self.learners[number]
         learner.model.train()
         learner.optimizer.zero_grad(set_to_none=True)
         autocast = lambda: learner.model.autocast(self.config.precision)  # noqa: E731
@@ -154,14 +155,23 @@ class Trainer:
         norm = clip_gradients(learner.parameters(), self.config.optimizer.clip_norm)
         if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
             # the same on every rank: losses are of the joint batch, the norm is of all ranks' gradients
-            of_ranks = from_all_ranks([name for batch in batches for name in batch.case_ids])
-            names = ", ".join(name for names in of_ranks for name in names)
-            raise NotANumberError(
-                f"Step {self.step + 1}: the loss is {losses['loss']}, the gradient's norm {norm}; the batch was {names}. Look at "
-                "these cases, lower the learning rate or train in fp32. The weights were not changed by this step."
-            )
+            raise self._no_number(number, f"the loss is {losses['loss']}, the gradient's norm {norm}", batches)
         learner.apply(lr)
         return losses | {"gradient_norm": norm, "temperature": learner.model.temperature.item()}
+
+    def _no_number(self, number: int, what: str, batches: Sequence[Batch]) -> NotANumberError:
+        of_ranks = from_all_ranks([name for batch in batches for name in batch.case_ids])
+        names = ", ".join(name for names in of_ranks for name in names)
+        model, kept = "", "The weights were not changed by this step."
+        if len(self.learners) == 2:  # they take a step one after the other
+            model, kept = (
+                (", first model", "The weights of neither model were changed by this step."),
+                (", second model", "The first one had taken this step; nothing of it is saved."),
+            )[number]
+        return NotANumberError(
+            f"Step {self.step + 1}{model}: {what}; the batch was {names}. Look at these cases, lower the learning rate or train "
+            f"in fp32. {kept}"
+        )
 
     def _validated(self) -> dict[str, float]:
         """Leaves the random numbers of training as they were."""

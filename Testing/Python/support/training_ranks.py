@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from CTGroundedVLMLib.model.untrained import registry_tokenizer
 from CTGroundedVLMTraining.build import make_learners
 from CTGroundedVLMTraining.config import ObjectiveConfig, OptimizerConfig
+from CTGroundedVLMTraining.objectives.clip import whole_body_organs
 from CTGroundedVLMTraining.trainer import NotANumberError
 from training_cases import CALM, a_config, a_trainer, some_cases, train
 
@@ -24,12 +26,19 @@ RUNS = {
         "findings": ("lung/Emphysema", "heart/Cardiomegaly"),
         "optimizer": OptimizerConfig(lr=1e-3, warmup_steps=3, clip_norm=0.05, head_lr_factor=10.0),
     },
+    "coteach": {"objective": ObjectiveConfig(false_negatives="normal+coteach")},
+    "clip": {
+        "objective": ObjectiveConfig("clip"),
+        "model": replace(CALM, organs=whole_body_organs(CALM.organs)),
+    },
 }
 MODES = {
     "plain": ("ddp", "fsdp2"),
     "accumulated": ("ddp", "fsdp2"),
     "momentum": ("fsdp2",),
     "supervised": ("fsdp2",),
+    "coteach": ("ddp", "fsdp2"),
+    "clip": ("ddp",),
 }
 PAIRS = [(name, mode) for name, modes in MODES.items() for mode in modes]
 
@@ -42,7 +51,8 @@ def the_config(name, parallel, batch_size):
 
 
 def eight(config):
-    return make_learners(config, some_cases(8), registry_tokenizer(), torch.device("cpu"))
+    cases = some_cases(8, tuple(config.model.organs))
+    return make_learners(config, cases, registry_tokenizer(), torch.device("cpu"))
 
 
 class KilledError(Exception):

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from CTGroundedVLMLib.errors import InputError
-from CTGroundedVLMTraining import cli
+from CTGroundedVLMTraining import ablation, cli
 from CTGroundedVLMTraining.ablation import ARMS, whole_images
 from CTGroundedVLMTraining.data.dataset import PreparedDataset
 from CTGroundedVLMTraining.data.manifest import read_manifest, write_manifest
@@ -98,6 +99,20 @@ def test_data_that_changed_between_two_arms_are_refused(data, tmp_path, capsys):
     (other / "index.jsonl").write_text(text.replace("clear", "CLEAR"))
     assert ablate(data, tmp_path / "out", "--seeds", "1", "--arms", "fvlm", prepared=other) == 3
     assert "was started on other data" in capsys.readouterr().err
+
+
+def test_sigterm_while_an_arm_is_measured_ends_with_exit_code_10_and_the_same_command_goes_on(
+    data, tmp_path, monkeypatch, capsys
+):
+    arguments = ("--seeds", "1", "--arms", "fvlm")
+    with monkeypatch.context() as patched:
+        patched.setattr(ablation, "_measured", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert ablate(data, tmp_path / "out", *arguments) == 10
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    written = (tmp_path / "out" / "fvlm" / "seed-1" / "run" / "model" / "model.safetensors").stat().st_mtime_ns
+    assert ablate(data, tmp_path / "out", *arguments) == 0
+    assert (tmp_path / "out" / "fvlm" / "seed-1" / "evaluation" / "metrics.json").is_file()
+    assert (tmp_path / "out/fvlm/seed-1/run/model/model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_launcher_s_processes_are_refused_before_anything_is_read(data, tmp_path, monkeypatch, capsys):

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
-from CTGroundedVLMLib.errors import OutputError
+from CTGroundedVLMLib.errors import OutputError, ResourceError
 from CTGroundedVLMLib.model.config import debug_config
 from CTGroundedVLMTraining.data.dataset import PreparedDataset
 from CTGroundedVLMTraining.data.prepare import Workers, prepare
@@ -157,6 +158,57 @@ def test_ray_on_this_machine_makes_the_same_cases(corpus, out):
     prepare(corpus, out, MODEL)
     assert prepare(corpus, out.parent / "ray", MODEL, Workers(jobs=1, ray="local")).made == 4
     assert PreparedDataset(out).identity == PreparedDataset(out.parent / "ray").identity
+
+
+class _Ray:
+    """Stands for Ray where a machine of the cluster goes away: the result of every item but "fine" is the given exception."""
+
+    def __init__(self, raised):
+        names = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "LocalRayletDiedError", "RaySystemError",
+                 "ObjectLostError", "RayTaskError")  # fmt: skip
+        kinds = {name: type(name, (Exception,), {}) for name in names}
+        self.exceptions, self.raised, self.ended = SimpleNamespace(**kinds), kinds[raised], False
+
+    def remote(self, **options):
+        return lambda function: SimpleNamespace(remote=lambda function, item, gpu: (item,))
+
+    def cluster_resources(self):
+        return {"CPU": 1}
+
+    def wait(self, references, num_returns):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        if reference != ("fine",):
+            raise self.raised("the machine went away")
+        return "made"
+
+    def shutdown(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize(
+    "raised", ["WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError", "RaySystemError", "ObjectLostError"]
+)
+def test_a_case_whose_machine_left_the_cluster_is_reported_and_the_others_are_done(raised, monkeypatch):
+    from CTGroundedVLMTraining.data import workers
+
+    ray = _Ray(raised)
+    monkeypatch.setattr(workers, "_connected", lambda address, jobs: ray)
+    outcomes = dict(workers.run_on_ray(str, ["gone", "fine"], None, 1))
+    assert outcomes["fine"] == "made"
+    assert isinstance(outcomes["gone"], ResourceError)
+    assert "ended without a message, twice" in str(outcomes["gone"])
+    assert "--retry" in str(outcomes["gone"])
+    assert ray.ended
+
+
+def test_ray_has_the_exceptions_that_are_caught():
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed (the cluster extra)")
+    from CTGroundedVLMTraining.data.workers import _lost
+
+    assert all(issubclass(kind, exceptions.RayError) for kind in _lost(exceptions))
+    assert not any(issubclass(exceptions.RayTaskError, kind) for kind in _lost(exceptions)), "a case's own error"
 
 
 def test_an_item_that_kills_its_process_twice_is_reported_and_the_others_are_done():

@@ -72,8 +72,9 @@ def test_a_shard_holds_what_was_written_and_the_same_case_makes_the_same_file(tm
 def test_a_flipped_bit_is_noticed_and_the_file_and_the_remedy_are_named(tmp_path, share):
     write_shard(tmp_path / "a.case", a_cropped_case(), {"case_id": "a", "volume": "v"})
     flip_a_bit(tmp_path / "a.case", share)
-    with pytest.raises(InputError, match=r"a\.case: the shard is damaged .* --verify"):
+    with pytest.raises(InputError, match=r"a\.case: the shard is damaged .* --verify: .*quarantine") as caught:
         read_shard((tmp_path / "a.case").read_bytes(), str(tmp_path / "a.case"))
+    assert "skip_corrupt" not in str(caught.value), "no option of a command"
 
 
 @pytest.mark.parametrize("length", [0, 10, 5000, -1])
@@ -132,6 +133,15 @@ def test_verify_makes_damaged_shards_again(made, copy):
     summary = prepare(manifest, copy, MODEL, verify=True)
     assert (summary.shards_remade, summary.made, summary.earlier) == (1, 1, 3)
     assert (copy / "cases/case1.case").read_bytes() == (made / "cases/case1.case").read_bytes()
+
+
+def test_verify_puts_what_cannot_be_made_again_into_quarantine_which_is_left_out(made, copy, tmp_path):
+    flip_a_bit(copy / "cases/case1.case")
+    corpus = shutil.copytree(made.parent / "corpus", tmp_path / "corpus")
+    next(corpus.glob("**/case1/ct*")).unlink()
+    summary = prepare(corpus / "manifest.csv", copy, MODEL, verify=True)
+    assert (summary.shards_remade, summary.refused) == (1, 1)
+    assert PreparedDataset(copy).case_ids == ("case0", "case2", "case3")
 
 
 def test_the_order_is_that_of_case_ids_whatever_order_they_were_made_in(made, copy):

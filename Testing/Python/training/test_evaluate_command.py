@@ -121,7 +121,10 @@ def test_all_files_are_written_and_agree(tmp_path, capsys):
         encoding="utf-8"
     )
     assert result["validation"]["patients"] == 10
-    assert json.loads((output / "calibration.json").read_text())["model_sha256"] is None
+    calibration = json.loads((output / "calibration.json").read_text())
+    assert calibration["model_sha256"] is None
+    assert calibration["about"]["fitted_on"] == result["validation"]
+    assert len(result["validation"]["sha256"]) == 64
 
 
 def test_a_calibration_of_an_earlier_evaluation_does_not_stay_beside_a_new_result(tmp_path):

@@ -1,5 +1,7 @@
 """Score and label tables of several makes, joined; protocols; what finds no match is named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -175,6 +177,46 @@ def test_scores_of_any_make_are_joined_by_volume_whatever_the_order(table, colum
     assert "CT-RATE's volume names" in data.patient_rule
 
 
+@pytest.mark.parametrize(
+    ("scored", "labelled"),
+    [
+        (["/data/valid_1_a_1", "/data/valid_2_a_1"], ["valid_1_a_1.nii.gz", "valid_2_a_1.nii.gz"]),
+        (["VALID_1_A_1", "VALID_2_A_1"], ["valid_1_a_1", "valid_2_a_1"]),
+        (["valid_1_a_1", "valid_2_a_1"], ["C:\\ct\\Valid_1_a_1", "D:\\Valid_2_a_1\\"]),
+    ],
+    ids=["folders", "case", "both"],
+)
+def test_names_that_differ_in_folders_and_case_only_are_joined_with_a_note(table, scored, labelled):
+    _, data = joined(
+        table,
+        ["file_name,lung/Emphysema", *(f"{name},0.{n + 1}" for n, name in enumerate(scored))],
+        ["VolumeName,Emphysema", *(f"{name},{n}" for n, name in reversed(list(enumerate(labelled))))],
+    )
+    assert data.volumes == tuple(scored)
+    assert data.patients == ("valid_1", "valid_2")
+    column = data.scores_NF[:, ~np.isnan(data.scores_NF).all(0)]
+    assert column.ravel().tolist() == [0.1, 0.2]
+    assert data.labels_NF[:, ~np.isnan(data.labels_NF).all(0)].ravel().tolist() == [0.0, 1.0]
+    assert any("2 volumes joined without folders and in any case" in note for note in data.notes())
+
+
+def test_names_are_joined_loosely_only_where_none_matches_and_none_becomes_another_s(table):
+    labels = ["VolumeName,Emphysema", "a,1", "b,0"]
+    _, data = joined(table, ["file_name,lung/Emphysema", "a,0.1", "B,0.2"], labels)
+    assert data.volumes == ("a",)
+    assert not any("joined without folders" in note for note in data.notes())
+    with pytest.raises(InputError, match=r"No volume .*: p1/a, p2/a against a, b\. Are they"):
+        joined(table, ["file_name,lung/Emphysema", "p1/a,0.1", "p2/a,0.2"], labels)
+
+
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("true", "FALSE"), (" TRUE ", "0")])
+def test_true_and_false_are_labels(table, yes, no):
+    _, data = joined(
+        table, ["file_name,lung/Emphysema", "a,0.1", "b,0.2"], ["VolumeName,Emphysema", f"a,{yes}", f"b,{no}"]
+    )
+    assert data.labels_NF[:, ~np.isnan(data.labels_NF).all(0)].ravel().tolist() == [1.0, 0.0]
+
+
 def test_rows_and_columns_without_a_match_are_named(table):
     scores = [
         f"file_name,{RELEASE_COLUMN},lung_Atelectasis_No X._X.,liver_Cyst_Not Cyst._Cyst.",
@@ -266,6 +308,23 @@ def test_missing_scores_are_zero_by_the_releases_rule_and_left_out_otherwise(tab
     assert finding.sections["left_out"].volumes == 4
 
 
+def test_of_two_columns_of_an_item_the_release_s_rule_takes_the_missing_one_for_zero_before_the_higher(table):
+    scores = ["file_name,aorta/Arterial wall calcification,heart/Coronary artery wall calcification",
+              "a,0.9,", "b,0.2,0.4", "c,,", "d,0.1,0.7"]  # fmt: skip
+    labels = ["NoteAcc_DEID,calcification*aorta", "a,1", "b,0", "c,0", "d,1"]
+    protocol, data = joined(table, scores, labels, "radchest16")
+    number = next(n for n, item in enumerate(protocol.items) if len(item.questions) == 2)
+    result = evaluate(protocol, data.select(np.arange(4)), QUICK).findings[number]
+    release, left_out = result.sections["release"], result.sections["left_out"]
+    assert (release.volumes, left_out.volumes, result.missing) == (4, 2, 2)
+    # scores 0.9, 0.4, 0, 0.7: both positives lie above both negatives, as they do not with a's 0.9 lost
+    assert release.metrics["auc"].value == 1.0
+    assert release.metrics["sensitivity"].value == 1.0
+    assert left_out.metrics["auc"].value == 1.0
+    assert np.array_equal(data.filled_NF[:, number], [0.9, 0.4, 0.0, 0.7])
+    assert np.array_equal(np.isnan(data.scores_NF[:, number]), [True, False, True, False])
+
+
 def test_one_class_gives_no_auc_and_the_reason(table):
     protocol, data = joined(
         table,
@@ -293,7 +352,7 @@ def test_unknown_labels_are_left_out(table):
     [
         (["file_name,lung/Emphysema", "a,1.2"], ["VolumeName,Emphysema", "a,1"], r"line 2 \(a\), column 'lung/Emphysema': '1.2' is not a probability"),
         (["file_name,lung/Emphysema", "a,x"], ["VolumeName,Emphysema", "a,1"], "'x' is not a probability from 0 to 1"),
-        (["file_name,lung/Emphysema", "a,0.2"], ["VolumeName,Emphysema", "a,2"], "column 'Emphysema': '2' is not 1, 0, or nothing"),
+        (["file_name,lung/Emphysema", "a,0.2"], ["VolumeName,Emphysema", "a,2"], r"column 'Emphysema': '2' is not 1, 0 \(or true, false\), or nothing"),
         (["file_name,lung/Emphysema", "a,0.2", "a.nii.gz,0.3"], ["VolumeName,Emphysema", "a,1"], "line 3: 'a' stands in line 2 already"),
         (["file_name,lung/Emphysema", "a,0.2"], ["VolumeName,Emphysema", "a,1", "a,1"], "labels.csv, line 3: 'a' stands in line 2 already"),
         (["file_name,lung/Emphysema", "a,0.2"], ["VolumeName,Emphysema", "b,1"], "No volume of .*scores.csv has a row in .*labels.csv: a against b"),
@@ -389,6 +448,24 @@ def test_columns_of_patients_in_both_tables_are_compared(table):
     protocol, tested = of_volumes(table, "t", ["a", "b"], ["x", "y"])
     _, held = of_volumes(table, "v", ["c", "d"], ["z", "w"])
     assert evaluate(protocol, tested, QUICK, held).validation["patients"] == 2
+
+
+def test_the_validation_split_is_known_by_a_hash_of_its_volumes_scores_and_labels(table):
+    volumes = ["valid_7_a_1", "valid_8_a_1", "valid_9_a_1"]
+    protocol, tested = of_volumes(table, "t", ["valid_1_a_1", "valid_2_a_1"])
+    _, held = of_volumes(table, "v", volumes)
+    sha256 = evaluate(protocol, tested, QUICK, held).validation["sha256"]
+    assert len(sha256) == 64
+    assert held.select(np.array([2, 0, 1])).sha256() == sha256, "in whatever order the table has them"
+    scores_NF, labels_NF = held.scores_NF.copy(), held.labels_NF.copy()
+    scores_NF[1] = np.nextafter(scores_NF[1], 1)
+    labels_NF[2, protocol.items.index(next(i for i in protocol.items if i.key == "lung/Emphysema"))] = np.nan
+    others = [
+        replace(held, scores_NF=scores_NF),
+        replace(held, labels_NF=labels_NF),
+        replace(held, volumes=("valid_7_a_2", *held.volumes[1:])),
+    ]
+    assert len({sha256, *(other.sha256() for other in others)}) == 4
 
 
 @pytest.mark.parametrize("share", [float("nan"), float("inf"), 0.0, 1.0, -0.5])

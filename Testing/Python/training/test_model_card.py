@@ -279,7 +279,8 @@ def test_evaluate_puts_the_calibration_into_the_model_and_an_analysis_uses_it(
     assert evaluate(model, cases, tmp_path / "table", *table) == 0
     from_table, at_once = (json.loads((d / "metrics.json").read_text()) for d in (tmp_path / "table", first))
     assert from_table["findings"] == at_once["findings"]
-    assert from_table["validation"] == at_once["validation"] == {"volumes": 12, "patients": 12}
+    assert from_table["validation"] == at_once["validation"]
+    assert at_once["validation"] == {"volumes": 12, "patients": 12, "sha256": carried["about"]["fitted_on"]["sha256"]}
 
 
 @pytest.mark.parametrize(

@@ -174,11 +174,14 @@ def test_of_two_similar_abnormal_texts_each_is_the_other_s_soft_target():
     assert torch.allclose(same_text, torch.tensor([[0.4, 0.6], [0.6, 0.4]]))
 
 
-def test_co_teaching_mixes_the_peer_s_distribution_into_abnormal_rows_without_gradient_to_the_peer():
+@pytest.mark.parametrize(("own", "clamped"), [(TAU, TAU), (0.2, 0.2), (3.0, 0.5)])
+def test_co_teaching_mixes_the_peer_s_distribution_into_abnormal_rows_without_gradient_to_the_peer(own, clamped):
+    """The peer's distribution is by its own temperature, within the limits that training has."""
     batch, features, peer = a_batch(A_MIXED_STATUS), some_features(6), some_features(6, seed=3)
+    peer = Features(peer.organs_BOE, peer.texts_PE, torch.tensor(own, requires_grad=True))
     released = released_target(batch, 0)
     v, t = peer.organs_BOE[:, 0].detach().numpy().astype(float), peer.texts_PE[batch.text_of_BO[:, 0]].detach().numpy()
-    S = v @ t.T.astype(float) / TAU
+    S = v @ t.T.astype(float) / clamped
 
     def mixed(logits):
         def target(rows, i, k):
@@ -195,6 +198,7 @@ def test_co_teaching_mixes_the_peer_s_distribution_into_abnormal_rows_without_gr
     assert losses["organ/lung"].item() == pytest.approx(expected, rel=1e-5)
     sum(losses.values()).backward()
     assert peer.organs_BOE.grad is None
+    assert peer.temperature.grad is None
     assert features.organs_BOE.grad.any()
 
 

@@ -91,6 +91,16 @@ def test_labels_of_what_cannot_be_planted_or_is_known_stay_open(a_ct_on_disk):
     assert "aorta/Arterial wall calcification" not in labels
 
 
+def test_what_a_known_finding_implies_stays_open_too(a_ct_on_disk):
+    maker = PlantedCases(
+        settings(), (read_scan(*a_ct_on_disk[:2]),), present=("lung/Consolidation", "aorta/Arterial wall calcification")
+    )
+    labels = maker.make((0, 0)).labels
+    implied = {"lung/Lung opacity", "aorta/Aortic calcification", "aorta/Atherosclerosis"}
+    assert not implied & labels.keys()
+    assert labels["lung/Lung nodule"] == labels["kidney/Hypoattenuating renal lesion"] == 0
+
+
 def test_unknown_findings_and_equal_names_are_refused(a_ct_on_disk):
     scan = read_scan(*a_ct_on_disk[:2])
     with pytest.raises(InputError, match="--present 'liver/Unicorn': no such finding"):

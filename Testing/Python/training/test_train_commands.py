@@ -1,8 +1,12 @@
 """The commands ``train``, ``recipes`` and ``export`` on prepared data, to the model that the user's command loads."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -93,6 +97,65 @@ def test_sigterm_ends_the_command_with_exit_code_10_and_the_same_command_goes_on
     assert files[0] == files[1]
 
 
+def interrupting(monkeypatch, place, name):
+    """A SIGTERM comes when this function is called."""
+    from importlib import import_module
+
+    module = import_module(f"CTGroundedVLMTraining.{place}")
+    inner = getattr(module, name)
+
+    def signalled(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(module, name, signalled)
+
+
+def test_sigterm_while_data_and_model_are_loaded_ends_with_exit_code_10_and_keeps_the_last_checkpoint(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    run, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as early:
+        interrupting(early, "build", "open_data")
+        assert train_command(prepared, run) == 10
+    assert "stopped by SIGTERM; what was saved stays. Run the same command again" in capsys.readouterr().err
+    assert not (run / "checkpoints").exists()
+    with monkeypatch.context() as late:
+        interrupting(late, "export", "save_checkpoint")
+        assert train_command(prepared, run) == 10
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+    assert [path.name for path in run.iterdir() if "model" in path.name] == []
+    with monkeypatch.context() as early:
+        interrupting(early, "build", "initial_model")
+        assert train_command(prepared, run) == 10
+    assert len(list((run / "checkpoints").iterdir())) == 2
+    assert train_command(prepared, run) == 0
+    assert json.loads((run / "model" / "training.json").read_text())["step"] == 2
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups there")
+def test_sigterm_to_the_whole_process_group_does_not_take_the_workers_before_the_step_is_saved(prepared, tmp_path):
+    program = f"import sys; sys.path[:0] = {sys.path!r}; from CTGroundedVLMTraining.cli import main; sys.exit(main())"
+    changes = (*CHANGES, "workers=1", "steps=100000", "checkpoint_every=100000", "validate_every=0")
+    sets = [part for change in changes for part in ("--set", change)]
+    run = tmp_path / "run"
+    command = [*("train", "starter_debug", "--data", str(prepared), "--run", str(run), "--quiet"), *sets]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", program, *command], env=environment, start_new_session=True)
+    log, deadline = run / "metrics.jsonl", time.monotonic() + 600
+    try:
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 3):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(120) == 10
+    finally:
+        process.kill()
+    last = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{last:08d}"]
+
+
 def test_a_run_of_whole_images_is_validated_by_the_prompts_of_all_organs(tmp_path):
     from CTGroundedVLMTraining.overrides import with_changes
 
@@ -114,6 +177,25 @@ def test_a_supervised_run_exports_its_head_beside_the_model(prepared, tmp_path):
     head = load_file(tmp_path / "run" / "model" / "head.safetensors")
     assert head["weight"].shape == (2, 24)
     assert json.loads((tmp_path / "run" / "model" / "head.json").read_text())["findings"] == json.loads(findings)
+
+
+def test_a_head_that_was_not_written_leaves_no_model_that_would_pass_for_finished(prepared, tmp_path, monkeypatch):
+    from CTGroundedVLMTraining import export
+
+    plain = ("objective.name=supervised", "objective.presence=0", "objective.location=0", "initial.tokenizer=registry")
+    changes = (*plain, 'findings=["lung/Emphysema"]')
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_write_head", killed)
+        assert train_command(prepared, tmp_path / "run", *changes) == 130
+    assert not (tmp_path / "run" / "model").exists()
+    assert not list((tmp_path / "run").glob(".model*"))
+    assert train_command(prepared, tmp_path / "run", *changes) == 0
+    head = tmp_path / "run" / "model" / "head.safetensors"
+    assert head.stat().st_mode & 0o777 == (tmp_path / "run" / "model" / "model.safetensors").stat().st_mode & 0o777
 
 
 def test_data_of_another_model_and_a_manifest_are_refused_with_the_remedy(prepared, tmp_path, capsys):

@@ -17,7 +17,7 @@ from CTGroundedVLMTraining.config import InitialWeights, ObjectiveConfig, Optimi
 from CTGroundedVLMTraining.data.loader import TrainingLoader
 from CTGroundedVLMTraining.learner import MovingAverage
 from CTGroundedVLMTraining.trainer import NotANumberError
-from training_cases import CALM, a_config, a_learner, some_cases, train, weights
+from training_cases import CALM, a_config, a_learner, a_trainer, some_cases, train, weights
 
 
 def same(first, second):
@@ -186,6 +186,28 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_names_the_batch(tmp_
         train(tmp_path, config, [learner])
     after = learner.model.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before if k != "temperature")
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        (0, r"Step 1, first model: the loss is nan.*The weights of neither model were changed by this step"),
+        (1, r"Step 1, second model: the loss is nan.*The first one had taken this step; nothing of it is saved"),
+    ],
+)
+def test_of_two_models_the_message_names_the_one_without_a_number_and_what_holds(tmp_path, failing, words):
+    config = a_config(objective=ObjectiveConfig(false_negatives="normal+coteach"), checkpoint_every=1)
+    trainer = a_trainer(tmp_path, config)
+    trainer.resume()
+    before = [weights(trainer, number) for number in range(2)]
+    objective = trainer.learners[failing].objective
+    whole = objective.forward
+    objective.forward = lambda *arguments: {name: loss * math.nan for name, loss in whole(*arguments).items()}
+    with pytest.raises(NotANumberError, match=words):
+        trainer.run()
+    after = [weights(trainer, number) for number in range(2)]
+    assert [not same(*pair) for pair in zip(before, after, strict=True)] == [failing == 1, False]
+    assert trainer.run_folder.steps() == []
 
 
 def test_a_folder_with_another_run_is_refused_by_the_differing_fields(tmp_path):

@@ -118,7 +118,7 @@ def corrupt(name: str, reason: str) -> InputError:
     """The error for a shard that cannot be read."""
     return InputError(
         f"{name}: the shard is damaged ({reason}). Run `ctgvlm-train prepare` again with --verify: it makes damaged shards "
-        "anew; or leave them out with skip_corrupt."
+        "anew, and puts those that it cannot make into quarantine, which training leaves out."
     )
 
 

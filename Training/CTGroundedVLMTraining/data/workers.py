@@ -142,13 +142,25 @@ def run_on_ray(
             item = working.pop(done[0])
             try:
                 result = ray.get(done[0])
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                result = _died(item)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
+            except _lost(ray.exceptions):
+                result = _died(item)
             yield item, result
     finally:
         ray.shutdown()
+
+
+def _lost(exceptions: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises where a worker, its machine, or the machine that held the result has gone."""
+    return (
+        exceptions.WorkerCrashedError,
+        exceptions.OutOfMemoryError,
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.RaySystemError,
+        exceptions.ObjectLostError,
+    )
 
 
 def _connected(address: str | None, jobs: int) -> Any:

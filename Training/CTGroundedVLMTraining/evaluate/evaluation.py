@@ -69,7 +69,10 @@ class FindingResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``macro``: section -> metric -> the mean over the findings where it is defined; ``macro_of``: over how many."""
+    """``macro``: section -> metric -> the mean over the findings where it is defined; ``macro_of``: over how many.
+
+    ``validation``: volumes, patients and sha256 (``Dataset.sha256``) of the validation split.
+    """
 
     protocol: Protocol
     settings: EvaluationSettings
@@ -80,7 +83,7 @@ class Evaluation:
     patients: int
     notes: tuple[str, ...]
     unmatched: Mapping[str, tuple[str, ...]]
-    validation: Mapping[str, int] | None = None
+    validation: Mapping[str, int | str] | None = None
 
 
 def evaluate(
@@ -103,7 +106,6 @@ def evaluate(
         held = None if validation is None else (validation.labels_NF[:, number], validation.scores_NF[:, number])
         results.append(_finding(item, test, number, weights_RN, settings, held))
     macro, macro_of = _macro(results, settings)
-    held_counts = validation and {"volumes": len(validation.volumes), "patients": len(set(validation.patients))}
     return Evaluation(
         protocol,
         settings,
@@ -114,8 +116,13 @@ def evaluate(
         len(set(test.patients)),
         tuple(test.notes()),
         test.unmatched,
-        held_counts,
+        validation and _about(validation),
     )
+
+
+def _about(validation: Dataset) -> dict[str, int | str]:
+    counts = {"volumes": len(validation.volumes), "patients": len(set(validation.patients))}
+    return counts | {"sha256": validation.sha256()}
 
 
 _Held = tuple[np.ndarray, np.ndarray] | None  # labels and scores of the validation split
@@ -143,7 +150,8 @@ def _finding(
         return FindingResult(item, sections={}, reason=reason, **fields)
     platt, why_not, points = _fit(held, settings)
     scored = (labels_N[scored_N], scores_N[scored_N], weights_RN[:, scored_N])
-    known = (labels_N[known_N], np.nan_to_num(scores_N[known_N]), weights_RN[:, known_N])
+    filled_N = np.nan_to_num(scores_N) if test.filled_NF is None else test.filled_NF[:, number]
+    known = (labels_N[known_N], filled_N[known_N], weights_RN[:, known_N])
     sections = {
         "release": _release_section(*known, settings),
         "left_out": _release_section(*scored, settings, platt, calibration=True),

@@ -5,6 +5,8 @@ Shapes: N volumes, F items of the protocol.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +17,31 @@ import numpy as np
 from CTGroundedVLMLib.errors import InputError
 
 from .protocols import Item, Protocol, Question, choose_protocol
-from .tables import PATIENT_COLUMNS, Table, id_column_of, labels, listed, probabilities, read_header, read_table
+from .tables import (
+    PATIENT_COLUMNS,
+    Patients,
+    Table,
+    id_column_of,
+    labels,
+    listed,
+    loosen,
+    probabilities,
+    read_header,
+    read_table,
+)
 
+_JOINED_LOOSELY = "volumes joined without folders and in any case, for no volume has the same name in both tables"
 _CT_RATE_NAME = re.compile(r"^([a-z]+_\d+)_[a-z]+_\d+$")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The volumes that have a row in both tables.
+    """The volumes that have a row in both tables, named as the scores name them.
 
     ``scores_NF``: NaN where there is no score. ``labels_NF``: 1, 0, NaN where unknown. ``unmatched``: by kind, what found no
     match. ``patient_rule``: how patients were told. ``reasons``: item key -> why it has no scores or no labels at all.
     ``patients_from_names``: they were told by volume names, so that they cannot be compared with a table's own names of patients.
+    ``filled_NF``: the scores with missing ones as 0 (fVLM's release), before an item takes the highest of several columns.
     """
 
     volumes: tuple[str, ...]
@@ -37,6 +52,7 @@ class Dataset:
     patient_rule: str
     reasons: Mapping[str, str]
     patients_from_names: bool = False
+    filled_NF: np.ndarray | None = None
 
     def select(self, chosen_N: np.ndarray) -> Dataset:
         """The volumes that the mask or the indices name."""
@@ -47,7 +63,17 @@ class Dataset:
             patients=tuple(self.patients[n] for n in numbers),
             scores_NF=self.scores_NF[numbers],
             labels_NF=self.labels_NF[numbers],
+            filled_NF=None if self.filled_NF is None else self.filled_NF[numbers],
         )
+
+    def sha256(self) -> str:
+        """Of volumes in the order of their names, their scores and labels (float64, little-endian; NaN is one value)."""
+        order = np.argsort(self.volumes)
+        digest = hashlib.sha256(json.dumps([self.volumes[n] for n in order]).encode())
+        for values_NF in (self.scores_NF, self.labels_NF):
+            ordered_NF = np.where(np.isnan(values_NF), np.nan, values_NF)[order]
+            digest.update(np.ascontiguousarray(ordered_NF, "<f8").tobytes())
+        return digest.hexdigest()
 
     def notes(self) -> list[str]:
         """What a reader of the numbers has to know, one sentence each."""
@@ -136,32 +162,50 @@ def _join(
     scores: Table,
     label_table: Table,
     columns: Mapping[Question, str | None],
-    patients: Mapping[str, str] | None,
+    patients: Patients,
 ) -> Dataset:
+    names = scores.keys
+    (scores, label_table, patients), loosely = _matching(scores, label_table, patients)
+    known = _known(label_table, patients)
     label_rows = {key: n for n, key in enumerate(label_table.keys)}
-    known = set(label_rows) if patients is None else label_rows.keys() & patients.keys()
     kept = [n for n, key in enumerate(scores.keys) if key in known]
-    if not kept:
-        raise InputError(
-            f"No volume of {scores.path} has a row in {label_table.path}: {listed(scores.keys, 2)} against "
-            f"{listed(label_table.keys, 2)}. Are they of the same data set?"
-        )
     volumes = tuple(scores.keys[n] for n in kept)
     score_values = {q: probabilities(scores, c) for q, c in columns.items() if c}
     rows = [label_rows[volume] for volume in volumes]
-    score_NF = np.stack([_item_scores(item, score_values, len(scores.keys))[kept] for item in protocol.items], 1)
+    score_NF, filled_NF = (
+        np.stack([_item_scores(item, values, len(scores.keys))[kept] for item in protocol.items], 1)
+        for values in (score_values, {q: np.nan_to_num(v) for q, v in score_values.items()})
+    )
     label_NF = np.stack([_item_labels(item, label_table)[rows] for item in protocol.items], 1)
     reasons = _reasons(protocol, columns, score_NF, label_table, scores.path)
     if len(reasons) == len(protocol.items):
         raise InputError(f"Nothing can be evaluated by the protocol {protocol.name}: {next(iter(reasons.values()))}.")
     told = _told_patients(volumes, scores, label_table, patients)
     own, rule = told or _patients_by_name(volumes)
-    unmatched = _unmatched(scores, label_table, columns, known) | _other_labels(protocol, label_table)
-    return Dataset(volumes, own, score_NF, label_NF, unmatched, rule, reasons, told is None)
+    volumes = tuple(names[n] for n in kept)
+    unmatched = {_JOINED_LOOSELY: volumes if loosely else ()}
+    unmatched |= _unmatched(scores, label_table, columns, known) | _other_labels(protocol, label_table)
+    return Dataset(volumes, own, score_NF, label_NF, unmatched, rule, reasons, told is None, filled_NF)
+
+
+def _matching(scores: Table, label_table: Table, patients: Patients) -> tuple[tuple[Table, Table, Patients], bool]:
+    """The same with keys by which volumes match, and whether these are the loose ones. Raises InputError: there are none."""
+    strict = (scores, label_table, patients)
+    for loosely, found in enumerate((strict, loosen(*strict))):
+        if not _known(*found[1:]).isdisjoint(found[0].keys):
+            return found, bool(loosely)
+    raise InputError(
+        f"No volume of {scores.path} has a row in {label_table.path}: {listed(scores.keys, 2)} against "
+        f"{listed(label_table.keys, 2)}. Are they of the same data set?"
+    )
+
+
+def _known(label_table: Table, patients: Patients) -> set[str]:
+    return set(label_table.keys) if patients is None else set(label_table.keys) & patients.keys()
 
 
 def _item_scores(item: Item, values: Mapping[Question, np.ndarray], length: int) -> np.ndarray:
-    """The highest of its questions' scores; missing where one of them is, for a maximum over fewer means something else."""
+    """The highest of its questions' scores; NaN where one of them is, for a maximum over fewer means something else."""
     if any(question not in values for question in item.questions):
         return np.full(length, np.nan)
     return np.max([values[question] for question in item.questions], axis=0)

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ ID_COLUMNS = ("case_id", "file_name", "VolumeName", "NoteAcc_DEID", "volume_name
 PATIENT_COLUMNS = ("patient_id", "MRN_DEID", "PatientID")
 _ENDING = re.compile(r"(\.nii\.gz|\.nii|\.nrrd|\.mha|\.mhd|\.npz)$", re.IGNORECASE)
 _MISSING = {"", "nan", "none", "null", "na", "n/a"}
+_TRUTH = {"true": 1.0, "false": 0.0}
 _SHOWN = 5
 
 
@@ -44,6 +45,24 @@ def volume_key(name: str) -> str:
     name = name.strip()
     stem = _ENDING.sub("", name)
     return stem if stem == name else re.split(r"[/\\]", stem)[-1]
+
+
+Patients = Mapping[str, str] | None  # volume key -> patient
+
+
+def loosen(scores: Table, labels: Table, patients: Patients) -> tuple[Table, Table, Patients]:
+    """The same with keys in small letters and without folders, for tables of which no key matches.
+
+    Unchanged where two volumes of one of them would get the same key: which is meant, nobody could tell.
+    """
+    tables = [replace(table, keys=tuple(map(_loose_key, table.keys))) for table in (scores, labels)]
+    given = None if patients is None else {_loose_key(key): patient for key, patient in patients.items()}
+    numbers = [(len(set(table.keys)), len(table.keys)) for table in tables] + [(len(given or ()), len(patients or ()))]
+    return (*tables, given) if all(loose == whole for loose, whole in numbers) else (scores, labels, patients)
+
+
+def _loose_key(key: str) -> str:
+    return re.split(r"[/\\]", key.rstrip("/\\"))[-1].casefold()
 
 
 def listed(names: Iterable[str], shown: int = _SHOWN) -> str:
@@ -142,12 +161,12 @@ def probabilities(table: Table, column: str) -> np.ndarray:
 
 
 def labels(table: Table, column: str) -> np.ndarray:
-    """A label column: 1, 0, or NaN where unknown (empty, or -1 as some data sets write it).
+    """A label column: 1, 0 (also true, false, in any case), or NaN where unknown (empty, or -1 as some data sets write it).
 
     Raises:
         InputError: another value; line and column are named.
     """
-    return _parsed(table, column, _label, "1, 0, or nothing (or -1) where unknown")
+    return _parsed(table, column, _label, "1, 0 (or true, false), or nothing (or -1) where unknown")
 
 
 def _parsed(table: Table, column: str, parse: Callable[[str], float | None], expected: str) -> np.ndarray:
@@ -177,7 +196,7 @@ def _probability(text: str) -> float | None:
 
 
 def _label(text: str) -> float | None:
-    value = _number(text)
+    value = _TRUTH.get(text.strip().lower(), _number(text))
     if value == -1:
         return math.nan
     return value if value is not None and (math.isnan(value) or value in (0, 1)) else None

@@ -31,13 +31,18 @@ TEMPERATURE_LIMITS = (0.001, 0.5)  # clamped in training only, as the release do
 
 @dataclass(frozen=True)
 class _Joint:
-    """Features and statuses of the cases of all ranks."""
+    """Features and statuses of the cases of all ranks, and the model's temperature within its limits."""
 
     organs_GOE: torch.Tensor
     texts_GOE: torch.Tensor
     valid_GO: torch.Tensor
     status_GO: torch.Tensor
     key_GO: torch.Tensor
+    tau: torch.Tensor
+
+    def logits(self, rows: torch.Tensor, o: int) -> torch.Tensor:
+        """S = v t^T / tau of some cases and an organ, (V, V)."""
+        return self.organs_GOE[rows, o] @ self.texts_GOE[rows, o].T / self.tau
 
 
 class OrganContrast(Objective):
@@ -94,13 +99,12 @@ class OrganContrast(Objective):
         joint = _joint(features, batch)
         other = _joint(peer, batch) if self.needs_peer else None
         momentum_GOE = gather(self._momentum_texts(batch)) if self.text_teacher is not None else None
-        tau = features.temperature.clamp(*TEMPERATURE_LIMITS)
         losses = {}
         for o, organ in enumerate(self.organs):
             rows = torch.nonzero(joint.valid_GO[:, o] & (joint.status_GO[:, o] != SKIP)).squeeze(-1)
             if not (joint.status_GO[rows, o] == ABNORMAL).any():
                 continue
-            loss = self._organ_loss(joint, other, momentum_GOE, rows, o, tau)
+            loss = self._organ_loss(joint, other, momentum_GOE, rows, o)
             if loss is not None:
                 losses[f"organ/{organ}"] = loss
         return losses or {"none": zero_with_graph(features)}
@@ -112,19 +116,18 @@ class OrganContrast(Objective):
         momentum_GOE: torch.Tensor | None,
         rows: torch.Tensor,
         o: int,
-        tau: torch.Tensor,
     ) -> torch.Tensor | None:
         normal, key = joint.status_GO[rows, o] == NORMAL, joint.key_GO[rows, o]
         if momentum_GOE is not None:
-            targets = momentum_targets(normal, key, momentum_GOE[rows, o], tau.detach())
+            targets = momentum_targets(normal, key, momentum_GOE[rows, o], joint.tau.detach())
         else:
             targets = base_targets(normal, key, self.mode)
         if targets.min() == targets.max():
             return None
-        logits = joint.organs_GOE[rows, o] @ joint.texts_GOE[rows, o].T / tau
+        logits = joint.logits(rows, o)
         to_text = to_image = targets
         if other is not None:
-            peer_logits = (other.organs_GOE[rows, o] @ other.texts_GOE[rows, o].T / tau).detach()
+            peer_logits = other.logits(rows, o).detach()
             to_text = with_peer(targets, ~normal, peer_logits, self.alpha)
             to_image = with_peer(targets, ~normal, peer_logits.T, self.alpha)
         return (soft_cross_entropy(logits, to_text) + soft_cross_entropy(logits.T, to_image)) / 2
@@ -145,4 +148,5 @@ def _joint(features: Features, batch: Batch) -> _Joint:
         gather(batch.valid_BO),
         gather(batch.status_BO),
         gather(batch.text_key_BO),
+        features.temperature.clamp(*TEMPERATURE_LIMITS),
     )

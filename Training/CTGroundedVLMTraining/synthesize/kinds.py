@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -87,6 +88,16 @@ TOGETHER: dict[tuple[str, str], float] = {
     ("splenomegaly", "pleural effusion"): 1.3,
     ("hepatic cyst", "renal cyst"): 1.5,
 }
+
+
+def with_implied(keys: Iterable[str]) -> set[str]:
+    """These findings ("organ/finding") and all that is there with them."""
+    known: set[str] = set()
+    new = set(keys)
+    while new:
+        known |= new
+        new = {key for kind in KINDS if kind.key in new for key in kind.implies} - known
+    return known
 
 
 def label_columns() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from CTGroundedVLMLib.errors import InputError
 from CTGroundedVLMLib.volume_io import load_case
 
 from .case import Case, finding_map, plant
-from .kinds import KIND, KINDS
+from .kinds import KIND, KINDS, with_implied
 from .report import ReportPlan, write_report
 from .scene import Scene
 from .settings import Settings
@@ -72,7 +72,7 @@ class PlantedCases:
     """Makes ``settings.patients`` versions of each real scan, each with other findings.
 
     All versions of a scan are one patient, and all lie in one split. ``present``: "organ/finding" of what the patients are known
-    to have; it stays unknown in labels.csv.
+    to have; it stays unknown in labels.csv, and so does what it implies.
     """
 
     settings: Settings
@@ -138,13 +138,13 @@ class PlantedCases:
         return grades
 
     def _labels(self, drawn: Sequence, shown: dict[str, float]) -> dict[str, int]:
-        planted = {key for d in drawn for key in (d.kind.key, *d.kind.implies)}
+        planted, known = with_implied(d.kind.key for d in drawn), with_implied(self.present)
         labels = {}
         for kind in KINDS:
             for key in (kind.key, *kind.implies):
                 if key in planted:
                     labels[key] = 1
-                elif shown[kind.organ] and key not in self.present and not kind.drawn_by_anatomy:
+                elif shown[kind.organ] and key not in known and not kind.drawn_by_anatomy:
                     labels[key] = 0
         return labels
 
