@@ -6,11 +6,8 @@ Nothing heavy is imported here or by the panel: inference runs in a process of i
 
 import contextlib
 import enum
-import importlib
 import logging
-import sys
 import unittest
-from types import ModuleType
 from typing import Annotated
 
 import slicer
@@ -50,23 +47,9 @@ class CTGroundedVLM(ScriptedLoadableModule):
 
 def onStartupCompleted() -> None:
     """Register the sample data; go on with an installation that Slicer was restarted for."""
-    from CTGroundedVLMLib.dependencies import DependencyInstaller
-    from CTGroundedVLMLib.sample_data import PhantomSample
-    from CTGroundedVLMLib.widget.errors import shown_errors
+    from CTGroundedVLMLib.widget.startup import start_up
 
-    with shown_errors(_("The sample data of CTGroundedVLM was not registered.")):
-        try:
-            PhantomSample(slicer).register()
-        except ImportError as error:  # SampleData is disabled, or no part of this application
-            logging.info("The sample data of CTGroundedVLM is not offered: %s", error)
-    with shown_errors(_("The installation of CTGroundedVLM's Python packages did not end well.")):
-        DependencyInstaller(slicer).resume()
-
-
-def forgetModules() -> dict[str, ModuleType]:
-    """Let this file and its library be imported anew; returns what was loaded of them."""
-    ours = __name__, "CTGroundedVLMLib"
-    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in ours}
+    start_up()
 
 
 class AnalysisMode(enum.Enum):
@@ -139,26 +122,21 @@ class CTGroundedVLMWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 ends.callback(self.logic.close)
 
     def onReload(self) -> None:
-        """Developer mode's Reload: Slicer loads this file anew, but not the library that it imports; forget that first.
+        """Developer mode's Reload, of the library as well."""
+        from CTGroundedVLMLib.widget.reloading import loaded_anew
 
-        Where the new file cannot be loaded, the panel lives on with the modules that it is made of.
-        """
-        former = forgetModules()
-        importlib.invalidate_caches()
-        try:
+        with loaded_anew(__name__):
             ScriptedLoadableModuleWidget.onReload(self)
-        except BaseException:
-            forgetModules()
-            sys.modules.update(former)
-            raise
 
     def enter(self) -> None:
         """The user opens the module."""
-        self.initializeParameterNode()
+        if self.panel is not None:  # None: setup() has failed, and has said why
+            self.initializeParameterNode()
 
     def exit(self) -> None:
         """The user goes to another module: do not follow the parameter node; a running analysis goes on."""
-        self.setParameterNode(None)
+        if self.panel is not None:
+            self.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event) -> None:
         """Everything that is shown, and what is being analysed, is about to go."""
@@ -254,17 +232,9 @@ class CTGroundedVLMLogic(ScriptedLoadableModuleLogic):
         :param onError: called with the error where onDone is given; without onDone errors are raised.
         :return: CTGroundedVLMLib.types.AnalysisResult, or None with onDone. The nodes: ``logic.analysis.nodes``.
         """
-        from CTGroundedVLMLib.analysis_job import JobSettings
-        from CTGroundedVLMLib.folders import cache_folder
-        from CTGroundedVLMLib.models_admin import list_models
-        from CTGroundedVLMLib.widget.scene_analysis import Inputs, Outcome
+        from CTGroundedVLMLib.widget.scene_analysis import Outcome, inputs_of, settings_of
 
-        isNode = isinstance(report, slicer.vtkMRMLTextNode)
-        text, source = (report.GetText() or "", report.GetName()) if isNode else (report, "")
-        inputs = Inputs(volumeNode, segmentationNode, text, report if isNode else None, source)
-        settings = JobSettings(
-            model or list_models()[0].choice, device, {"cache_folder": str(cache_folder())} | dict(options or {})
-        )
+        inputs, settings = inputs_of(volumeNode, segmentationNode, report), settings_of(model, device, options)
         outcome = Outcome(onDone, onError, onProgress, onCancelled)
         self._waitForDevices()
         self.analysis.analyze(inputs, settings, outcome.listener)

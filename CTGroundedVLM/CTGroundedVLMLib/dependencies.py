@@ -1,8 +1,9 @@
 """Python packages in Slicer: what is missing, one question, and the installation through Slicer's own means.
 
 Packages go through ``slicer.packaging``, torch through the PyTorch extension; from a folder of wheels where there is no
-network. Inference runs in a process of its own, so nothing that is installed here is imported here. (One exception is not
-ours: the PyTorch extension imports torch once, right after it has installed it.) Slicer is passed in, never imported.
+network. Inference runs in a process of its own, so nothing that is installed here is imported here. (Two exceptions
+are not ours: the PyTorch extension imports torch once, right after it has installed it, and the TotalSegmentator extension
+does when it segments.) Slicer is passed in, never imported.
 """
 
 from __future__ import annotations

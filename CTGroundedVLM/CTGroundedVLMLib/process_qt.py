@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import DependencyError
-from .worker_runner import STOP_GRACE_S, exit_code_of, kill_tree
+from .worker_runner import STOP_GRACE_S, UNKNOWN_EXIT, exit_code_of, kill_tree
 
 
 def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
@@ -46,6 +47,7 @@ def pythonProgram() -> str:  # noqa: N802  (Slicer's naming)
 RELEASE_MS = 200  # until a QProcess that is still at work is asked again whether it can go
 WATCH_MS = 1000  # between two looks at whether a process is still there
 LOST_S = 1.0  # so long a process is gone before its end counts as one that no signal tells
+_DELETED = ("already deleted", "destroyed")  # what PySide6 and PythonQt say of an object that is gone
 
 
 class QProcessRunner:
@@ -53,6 +55,9 @@ class QProcessRunner:
 
     It also looks by itself whether the process is still there: in Slicer on Linux ``finished`` is reported not to come any more
     after a scripted command line module has run (discourse.slicer.org, topic 26534; the cause is not known).
+
+    An application that ends deletes the QProcess, which kills the process and says "finished" for the last time. Nobody is
+    told of that end unless the event loop turns again: who would listen is being deleted, too.
 
     Args:
         environment: the environment to start from (``slicer.util.startupEnvironment()``); None for the present one.
@@ -72,6 +77,7 @@ class QProcessRunner:
         self._ended = False
         self._goneSince: float | None = None
         self._lost = False  # its end was found out here; the QProcess does not know of it
+        self._deleted = False  # the QProcess was, by others
         self._depth = 0  # of calls from within the QProcess: a callback may run an event loop of its own
         self._pending = {"out": b"", "log": b""}
         self._callbacks: dict[str, Callable] = {}
@@ -98,22 +104,41 @@ class QProcessRunner:
 
     def write(self, line: str) -> None:
         """See ProcessRunner."""
-        if self._process is not None and not self._ended:
-            self._process.write(line.encode("utf-8") + b"\n")
+        if not self._ended:
+            self._ask("write", line.encode("utf-8") + b"\n")
 
     def stop(self) -> None:
         """See ProcessRunner."""
         if self._process is None or self._ended:
             return
         # The worker takes it as the sign to end itself and its children: also where this process is only its launcher.
-        self._process.closeWriteChannel()
+        self._ask("closeWriteChannel")
         self._qt.QTimer.singleShot(int(1000 * STOP_GRACE_S), self.kill)
 
     def wait(self, seconds: float) -> None:
         """See ProcessRunner."""
         if self._process is not None and not self._ended:
-            self._process.waitForReadyRead(int(1000 * seconds))
+            self._ask("waitForReadyRead", int(1000 * seconds))
             self._checkEnd()
+        self._tellDeleted()
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the QProcess; None where that was deleted, which is noted."""
+        if self._process is None:
+            return None
+        try:
+            return getattr(self._process, method)(*arguments)
+        except (RuntimeError, ValueError) as error:  # of PySide6, of PythonQt
+            if not any(words in str(error) for words in _DELETED):
+                raise
+        self._process, self._deleted = None, True
+        self._qt.QTimer.singleShot(0, self._tellDeleted)
+        return None
+
+    def _tellDeleted(self) -> None:  # noqa: N802
+        if self._deleted and not self._ended:
+            self._ended = True
+            self._callbacks["exit"](UNKNOWN_EXIT)
 
     def _processEnvironment(self, additions: Mapping[str, str]):  # noqa: N802
         if self._environment is None:
@@ -127,10 +152,10 @@ class QProcessRunner:
         return environment
 
     def _readOutput(self) -> None:  # noqa: N802
-        self._deliver("out", bytes(self._process.readAllStandardOutput().data()))
+        self._deliver("out", _bytes(self._ask("readAllStandardOutput")))
 
     def _readLog(self) -> None:  # noqa: N802
-        self._deliver("log", bytes(self._process.readAllStandardError().data()))
+        self._deliver("log", _bytes(self._ask("readAllStandardError")))
 
     def _deliver(self, kind: str, data: bytes) -> None:
         """Whole lines only: a chunk may end anywhere, also within a character."""
@@ -155,7 +180,10 @@ class QProcessRunner:
         """End the run of a process that is gone without a word."""
         if self._process is None or self._ended or self._depth:  # at depth the QProcess has something to say still
             return
-        if self._process.state() == self._qt.QProcess.NotRunning:
+        state = self._ask("state")
+        if self._process is None:
+            return
+        if state == self._qt.QProcess.NotRunning:
             self._onFinished(self._process.exitCode(), self._process.exitStatus())
             return
         code = exit_code_of(int(self._process.processId()))
@@ -169,7 +197,7 @@ class QProcessRunner:
 
     def _onError(self, error) -> None:  # noqa: N802
         if error == self._qt.QProcess.FailedToStart:  # after any other error "finished" comes
-            self._callbacks["log"](f"The process cannot be started: {self._process.errorString()}")
+            self._callbacks["log"](f"The process cannot be started: {self._ask('errorString')}")
             self._end(127)
 
     def _end(self, code: int) -> None:
@@ -179,7 +207,7 @@ class QProcessRunner:
         self._readLog()
         for kind in ("out", "log"):
             self._deliver(kind, b"\n" if self._pending[kind] else b"")
-        if self._ended:  # meanwhile, in an event loop that one of the callbacks has run
+        if self._ended or self._deleted:  # meanwhile, in an event loop that one of the callbacks has run
             return
         self._ended = True
         self._callbacks["exit"](code)
@@ -190,16 +218,24 @@ class QProcessRunner:
         if self._depth:
             self._qt.QTimer.singleShot(RELEASE_MS, self._release)
             return
-        process, self._process = self._process, None
         if self._lost:  # or its destructor blocks for half a minute, waiting for what does not come
-            process.setProcessState(self._qt.QProcess.NotRunning)
-        process.deleteLater()
+            self._ask("setProcessState", self._qt.QProcess.NotRunning)
+        self._ask("deleteLater")
+        self._process = None
 
     def kill(self) -> None:
         """See ProcessRunner."""
-        if self._process is not None and not self._ended:
-            kill_tree(int(self._process.processId()))
-            self._process.kill()
+        if not self._ended and (pid := self._ask("processId")):
+            kill_tree(int(pid))
+            self._ask("kill")
+
+
+def _bytes(array: Any) -> bytes:
+    """Of a QByteArray; none of None. Its ``data()`` may be bytes, text, or None where it is empty: builds of PythonQt differ."""
+    data = array.data() if array is not None else None
+    if isinstance(data, str):
+        return data.encode("utf-8", "surrogateescape")
+    return bytes(data or b"")
 
 
 class QtScheduler:

@@ -1,8 +1,9 @@
 """The generated phantom as a source of Slicer's module Sample Data: made on this computer, no network is used.
 
-SampleData loads it from local file URLs and verifies the SHA-256 that the generator recorded, so that a stale or damaged
-copy in its cache is replaced. (A checksum for all computers cannot be given: compressed bytes depend on the zlib build.)
-Slicer is passed in, never imported; the generator runs in a process of its own: ``python -m CTGroundedVLMLib.sample_data``.
+SampleData offers it; Slicer's readers load it, so that it is there where SampleData is disabled, too. Before that the SHA-256
+that the generator recorded is verified, and a damaged sample made anew. (A checksum for all computers cannot be given:
+compressed bytes depend on the zlib build.) Slicer is passed in, never imported; the generator runs in a process of its own:
+``python -m CTGroundedVLMLib.sample_data``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class PhantomSample:
     """Registers the phantom with SampleData, makes it when it is asked for, and loads it.
 
     Args:
-        slicer: the ``slicer`` module. Used: ``util.launchConsoleProcess``, ``util.logProcessOutput``, ``util.errorDisplay``.
+        slicer: the ``slicer`` module. Used of ``util``: ``launchConsoleProcess``, ``logProcessOutput``, ``loadNodeFromFile``,
+            ``errorDisplay``.
         folder: where to generate; default: ``sample_folder()``.
     """
 
@@ -86,12 +88,21 @@ class PhantomSample:
         self._import = import_module
 
     def register(self, thumbnail: str = "") -> None:
-        """Add the source to SampleData; call it on ``startupCompleted()``. Registering twice does nothing."""
+        """Add the source to SampleData; call it on ``startupCompleted()``. Registering twice does nothing.
+
+        Raises:
+            ImportError: SampleData is disabled, or no part of this application.
+        """
+        names, nodes, types = (list(column) for column in zip(*_FILES.values(), strict=True))
         self._import("SampleData").SampleDataLogic.registerCustomSampleDataSource(
             category=CATEGORY,
-            customDownloader=self.on_clicked,
+            customDownloader=self.on_clicked,  # a click calls nothing else
             thumbnailFileName=thumbnail or None,
-            **self._arguments(checksums=None),  # of the button only the downloader is called, which verifies them
+            sampleName=SAMPLE_NAME,
+            uris=[(self._folder / name).absolute().as_uri() for name in _FILES],
+            fileNames=names,
+            nodeNames=nodes,
+            loadFileType=types,
         )
 
     def on_clicked(self, source: Any = None) -> None:
@@ -173,25 +184,16 @@ class PhantomSample:
             "Make room on that disk, or set CTGVLM_CACHE_DIR to another folder."
         )
 
-    def _arguments(self, checksums: dict[str, str] | None) -> dict[str, Any]:
-        names, nodes, types = (list(column) for column in zip(*_FILES.values(), strict=True))
-        return {
-            "sampleName": SAMPLE_NAME,
-            "uris": [(self._folder / name).absolute().as_uri() for name in _FILES],
-            "fileNames": names,
-            "nodeNames": nodes,
-            "loadFileType": types,
-            "checksums": [f"SHA256:{checksums[name]}" for name in _FILES] if checksums else None,
-        }
-
     def _load(self) -> SampleNodes:
-        sample_data = self._import("SampleData")
-        source = sample_data.SampleDataSource(**self._arguments(recorded_checksums(self._folder)))
-        nodes = sample_data.SampleDataLogic().downloadFromSource(source)
-        if len(nodes) != len(_FILES) or any(node is None or isinstance(node, str) for node in nodes):
+        try:
+            nodes = [
+                self._slicer.util.loadNodeFromFile(str(self._folder / name), file_type, {"name": node_name})
+                for name, (_, node_name, file_type) in _FILES.items()
+            ]
+        except RuntimeError as error:  # Slicer's reader has failed
             raise OutputError(
-                f"Slicer could not load the phantom from {self._folder}. Remove that folder and try again."
-            )
+                f"Slicer could not load the phantom from {self._folder} ({error}). Remove that folder and try again."
+            ) from error
         loaded = SampleNodes(*nodes)
         name_segments(loaded.segmentation)
         return loaded

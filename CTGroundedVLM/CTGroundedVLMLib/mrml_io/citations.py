@@ -27,7 +27,8 @@ def citation_position(
 
     None where the volume is not from DICOM, is of another series than the cited one, has no such image, or was moved
     since it was loaded. A citation without a series is taken to mean the given volume's. Instance numbers mostly follow
-    each other: then two headers are read, else those of all slices, up to the cited one.
+    each other: then up to four headers are read, also where the image is not among them; else those of all slices, up to the
+    cited one.
     """
     uids = (volume_node.GetAttribute(_UIDS) or "").split()
     if not uids or not geometry.has_voxels(volume_node.GetImageData()):
@@ -66,12 +67,31 @@ class _Headers:
 
     def of_image(self, image: int) -> object | None:
         """The header with that instance number: first where consecutive numbers would put it, then everywhere."""
-        first = _number(self.read(0), "InstanceNumber")
+        first = self._image_number(0)
         guesses = [] if first is None else [image - first, first - image]
-        for index in dict.fromkeys([*guesses, *range(len(self._uids))]):
-            if 0 <= index < len(self._uids) and _number(self.read(index), "InstanceNumber") == image:
+        for index in guesses:
+            if 0 <= index < len(self._uids) and self._image_number(index) == image:
                 return self.read(index)
-        return None
+        everywhere = () if self._lies_beyond(image) else range(len(self._uids))
+        found = next((index for index in everywhere if self._image_number(index) == image), None)
+        return None if found is None else self.read(found)
+
+    def _image_number(self, index: int) -> int | None:
+        return _number(self.read(index), "InstanceNumber")
+
+    def _lies_beyond(self, image: int) -> bool:
+        """Whether slices are numbered in equal steps, as far as both ends and the middle tell, and not up to that number.
+
+        Reading all headers of a series takes some tenths of a second, in which Slicer would stand still.
+        """
+        last = len(self._uids) - 1
+        middle = last // 2
+        numbers = [self._image_number(index) for index in (0, middle, last)]
+        if last < 2 or None in numbers:
+            return False
+        first, between, end = numbers
+        evenly = end != first and (between - first) * last == (end - first) * middle
+        return evenly and not min(first, end) <= image <= max(first, end)
 
 
 def _header_of(path: str | Path | None) -> object | None:
@@ -94,12 +114,15 @@ def _number(header: object | None, keyword: str) -> int | None:
 
 def _slice_centre(volume_node: slicer.vtkMRMLScalarVolumeNode, header: object) -> tuple[float, ...] | None:
     """By the header's position rather than by the slice's place in the list, which another loader may order otherwise."""
-    position = getattr(header, "ImagePositionPatient", None)
-    if position is None or len(position) != 3:
+    try:
+        position = np.array(getattr(header, "ImagePositionPatient", None), float)
+    except (TypeError, ValueError):  # pydicom reads the numbers now, and they are none
+        return None
+    if position.shape != (3,) or not np.isfinite(position).all():
         return None
     matrix = vtk.vtkMatrix4x4()
     volume_node.GetRASToIJKMatrix(matrix)
-    corner = geometry.to_numpy(matrix) @ [*(np.array(position, float) * _LPS_TO_RAS), 1.0]
+    corner = geometry.to_numpy(matrix) @ [*(position * _LPS_TO_RAS), 1.0]
     i, j, k = volume_node.GetImageData().GetDimensions()
     found = round(float(corner[2]))
     # another orientation, or moved (centred) since it was loaded

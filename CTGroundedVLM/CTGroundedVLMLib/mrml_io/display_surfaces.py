@@ -15,6 +15,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from .display_camera import look_at
 from .display_colours import Evidence, evidence_colours, evidence_range, probability_colour, probability_colours
 from .display_former import forget, remember, remembered
 from .display_heatmap import evidence_limit, ras_to_ijk
@@ -139,7 +140,10 @@ def _shown_one_by_one(
     look: Look,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Generator[None, None, Models]:
-    """Hide all surfaces, then make and show one after the other; yields in between. Returns the models that are shown."""
+    """Hide all surfaces, then make and show one after the other; yields in between. Returns the models that are shown.
+
+    A 3D view that does not see them is turned to them in the end.
+    """
     scene = segmentation_node.GetScene() if segmentation_node is not None else None
     if scene is None:
         return []
@@ -170,7 +174,9 @@ def _shown_one_by_one(
         model.GetDisplayNode().SetVisibility(True)
         models.append(model)
         yield
-    return [model for model in models if model.GetScene() is scene]
+    models = [model for model in models if model.GetScene() is scene]
+    look_at(scene, models)
+    return models
 
 
 def hide_surfaces(

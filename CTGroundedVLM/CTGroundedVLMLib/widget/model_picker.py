@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,8 @@ class ModelPicker:
 
     def import_checkpoint(self) -> None:
         """Convert fVLM's released checkpoint in a process of its own."""
+        from ..dependencies import DependencyInstaller
+
         window = slicer.util.mainWindow()
         checkpoint = qt.QFileDialog.getOpenFileName(
             window, _("fVLM's checkpoint"), "", _("Checkpoint (*.pth *.pt);;All files (*)")
@@ -146,9 +149,12 @@ class ModelPicker:
         if not checkpoint or not tokenizer:
             return
         with shown_errors(_("The checkpoint was not imported.")):
-            if self._import_runner is not None:
-                raise ModelError("Another checkpoint is being imported: wait until it is done.")
+            # its checks come before anybody is asked to install something for it
             job = import_fvlm_command(Path(checkpoint), Path(tokenizer), python=pythonProgram())
+            if DependencyInstaller(slicer).ensure() != "ready":  # it needs torch
+                return
+            if self._import_runner is not None:  # maybe begun while packages were being installed
+                raise ModelError("Another checkpoint is being imported: wait until it is done.")
             self._log(f"Importing {checkpoint}; this takes about a minute.")
             self._import_runner = self._make_runner()
             self._import_runner.start(
@@ -160,6 +166,8 @@ class ModelPicker:
             )
 
     def _on_imported(self, code: int, output: Path) -> None:
+        if self._import_runner is None:  # the panel was closed meanwhile
+            return
         self._import_runner = None
         with shown_errors(_("The checkpoint was not imported.")):
             if code != 0:
@@ -186,7 +194,7 @@ def _license_text(model: ModelInfo) -> str:
 
 
 def _known_folders() -> list[ModelInfo]:
-    return _described(json.loads(slicer.util.settingsValue(FOLDERS_SETTING, "[]")))
+    return _described(_remembered_folders())
 
 
 def _described(folders: list[str]) -> list[ModelInfo]:
@@ -199,6 +207,19 @@ def _described(folders: list[str]) -> list[ModelInfo]:
     return models
 
 
+def _remembered_folders() -> list[str]:
+    """Of the user's settings, as ``_remember_folder`` wrote them; none where somebody else wrote something else there."""
+    value = slicer.app.userSettings().value(FOLDERS_SETTING, "[]")
+    try:
+        folders = json.loads(value)
+    except (TypeError, ValueError):
+        folders = None
+    if isinstance(folders, list) and all(isinstance(folder, str) for folder in folders):
+        return folders
+    logging.warning("The setting %s is damaged and taken for empty: %.200r", FOLDERS_SETTING, value)
+    return []
+
+
 def _remember_folder(folder: str) -> None:
-    known = json.loads(slicer.util.settingsValue(FOLDERS_SETTING, "[]"))
-    slicer.app.userSettings().setValue(FOLDERS_SETTING, json.dumps([*(k for k in known if k != folder), folder]))
+    known = [*(k for k in _remembered_folders() if k != folder), folder]
+    slicer.app.userSettings().setValue(FOLDERS_SETTING, json.dumps(known))

@@ -7,8 +7,9 @@ MRML nodes (``mrml_io.display``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import slicer
@@ -16,10 +17,12 @@ import slicer.util
 
 from ..errors import CTGroundedVLMError
 from ..mrml_io import display, geometry
+from ..mrml_io.segment_box import segment_centre
 from ..mrml_io.segments import match_segments, segment_ids_of
-from ..types import AnalysisResult
+from ..types import AnalysisResult, SentenceLink
 
 Key = tuple[str, str]  # organ, finding
+Place = Callable[[], Sequence[float] | None]  # where to go (RAS, mm), found when it is its turn; None: nowhere
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class LinkedNavigation:
         self._result: AnalysisResult | None = None
         self._nodes = None
         self._wanted: Key | None = None
+        self._to_peak = True
+        self._ids: list[str] = []  # the chosen segments
         self._steps: Iterator[None] | None = None
         self.opacity = 0.5
         self.heatmap_visible = True
@@ -81,26 +86,28 @@ class LinkedNavigation:
         """Give the views back as they were."""
         self._steps = None
         self._result = self._nodes = self._wanted = None
+        self._ids = []
         display.restore_display(self._scene)
 
     def forget(self) -> None:
         """The scene is being closed: touch nothing any more."""
         self._steps = None
         self._result = self._nodes = self._wanted = None
+        self._ids = []
 
     # ---------------------------------------------------------------- choices
 
-    def choose_sentence(self, index: int) -> None:
-        """Highlight the sentence's segments, go there, and show the heatmap of its finding."""
+    def choose_sentence(self, index: int, *, go_there: bool = True) -> None:
+        """Highlight the sentence's segments, go there, and show the heatmap of its finding.
+
+        ``go_there`` False: the slices stay, for they are at an image that the sentence cites.
+        """
         link = next((link for link in self._result.links if link.sentence == index), None)
         ids = self._segment_ids(link.segments if link else ())
         finding = self._finding_of(index)
         self._on_selection(Selection((index,), finding, tuple(ids)))
-        centre = None
-        if link is not None and link.centre_ijk is not None and self._is_there(self._nodes.volume):
-            centre = geometry.voxel_position(self._nodes.volume, link.centre_ijk)
-        self._want(finding)
-        self._show(self._views(ids, centre))
+        self._want(finding, ids, to_peak=go_there)
+        self._show(self._views(lambda: self._centre_of(link) if go_there else None))
 
     def choose_finding(self, organ: str, finding: str) -> None:
         """Show the finding's heatmap, the organ's segments and the sentences that speak of it."""
@@ -111,8 +118,8 @@ class LinkedNavigation:
         scored = any(
             (s.organ, s.finding) == (organ, finding) and s.probability is not None for s in self._result.findings
         )
-        self._want((organ, finding) if scored else None)
-        self._show(self._views(ids, to_peak=True))
+        self._want((organ, finding) if scored else None, ids)
+        self._show(self._views(to_peak=True))
 
     def choose_segments(self, segment_ids: Iterable[str]) -> None:
         """Highlight segments, go to the first one, and mark the sentences that speak of one of them."""
@@ -122,14 +129,15 @@ class LinkedNavigation:
             return
         classes = {m.class_name for m in match_segments(segmentation) if m.segment_id in ids} - {None}
         links = self._result.links if self._result else ()
-        sentences = tuple(link.sentence for link in links if classes & set(link.segments))
+        sentences = tuple([link.sentence for link in links if not classes.isdisjoint(link.segments)])
         self._on_selection(Selection(sentences, None, ids))
-        self._want(None)
-        self._show(self._views(list(ids), segmentation.GetSegmentCenterRAS(ids[0])))
+        self._want(None, ids)
+        self._show(self._views(lambda: segment_centre(segmentation, ids[0])))
 
     def clear(self) -> None:
         """Nothing is chosen any more; the views are as before."""
         self._steps = self._wanted = None
+        self._ids = []
         display.restore_display(self._scene)
         self._on_selection(Selection())
 
@@ -138,7 +146,7 @@ class LinkedNavigation:
     def heatmap_ready(self, key: Key) -> None:
         """A heatmap that was requested is in the scene now; shown if it is still wanted."""
         if key == self._wanted:
-            self._show(self._heatmap_steps(to_peak=True))
+            self._show(self._heatmap_steps(to_peak=self._to_peak))
 
     def set_opacity(self, opacity: float) -> None:
         """0..1."""
@@ -154,14 +162,19 @@ class LinkedNavigation:
             self._show(self._heatmap_steps())
 
     def set_surfaces_visible(self, visible: bool) -> None:
-        """Show or hide the chosen segments in 3D; applies from the next choice where they are to be shown."""
+        """Show or hide the chosen segments in 3D."""
         self.surfaces_visible = visible
         if not visible:
             display.hide_surfaces(self._scene)
+        if self._nodes is not None:  # after the steps that are left, which may be past what has changed
+            self._show(chain(self._steps or (), self._surface_steps()))
 
-    def _want(self, key: Key | None) -> None:
-        """The heatmap that is to be shown; one that the scene lacks is requested."""
-        self._wanted = key
+    def _want(self, key: Key | None, ids: Iterable[str], *, to_peak: bool = True) -> None:
+        """The segments and the heatmap that are to be shown; a heatmap that the scene lacks is requested.
+
+        ``to_peak``: the views go to it when it comes.
+        """
+        self._wanted, self._ids, self._to_peak = key, list(ids), to_peak
         if key is not None and self._heatmap_node() is None:
             self._request_heatmap(*key)
 
@@ -192,37 +205,48 @@ class LinkedNavigation:
             raise
         self._call_soon(lambda: self._next(steps))
 
-    def _views(
-        self, ids: list[str], centre: tuple[float, ...] | None = None, *, to_peak: bool = False
-    ) -> Iterator[None]:
+    def _views(self, place: Place = lambda: None, *, to_peak: bool = False) -> Iterator[None]:
         """Outlines in the slices first (a heatmap may lie below them), the place, the heatmap, and surfaces one by one."""
-        display.highlight_segments(self._segmentation(), ids, fill=False, surfaces=False)
+        display.highlight_segments(self._segmentation(), self._ids, fill=False, surfaces=False)
         yield
+        centre = place()
         if centre is not None:
             display.jump_to(self._scene, centre)
             yield
         yield from self._heatmap_steps(to_peak=to_peak)
-        if self._heatmap_node() is None and self.surfaces_visible and ids:
-            yield from display.surface_steps(self._segmentation(), ids)
 
     def _heatmap_steps(self, *, to_peak: bool = False) -> Iterator[None]:
-        """The wanted heatmap over the CT, and its evidence on the organ's surfaces; without one, none is shown."""
+        """The wanted heatmap over the CT, or none without one; then the surfaces."""
         node, key = self._heatmap_node(), self._wanted
         if node is None:
             display.hide_heatmap(self._scene)
             yield
-            return
-        if to_peak:
+        elif to_peak:
             self._jump_to_peak(node)
             yield
-        if self.heatmap_visible:
+        if node is not None and self.heatmap_visible:
             title = f"{key[0].replace('_', ' ')}: {key[1]}"
             volume = self._nodes.volume if self._is_there(self._nodes.volume) else None
             display.show_heatmap(self._scene, node, opacity=self.opacity, title=title, volume_node=volume)
             yield
-        if self.surfaces_visible:
-            ids = self._segment_ids(self._classes_of(key[0]))
+        yield from self._surface_steps()
+
+    def _surface_steps(self) -> Iterator[None]:
+        """The organ's surfaces with the wanted heatmap's evidence, else those of the chosen segments; or none at all."""
+        node = self._heatmap_node()
+        if not self.surfaces_visible:
+            display.hide_surfaces(self._scene)
+            yield
+        elif node is not None:
+            ids = self._segment_ids(self._classes_of(self._wanted[0]))
             yield from display.evidence_steps(self._segmentation(), ids, node)
+        elif self._ids:
+            yield from display.surface_steps(self._segmentation(), self._ids)
+
+    def _centre_of(self, link: SentenceLink | None) -> tuple[float, ...] | None:
+        if link is None or link.centre_ijk is None or not self._is_there(self._nodes.volume):
+            return None
+        return geometry.voxel_position(self._nodes.volume, link.centre_ijk)
 
     def _jump_to_peak(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
         values_kji = slicer.util.arrayFromVolume(node)

@@ -14,7 +14,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from ..errors import CTGroundedVLMError
-from ..mrml_io import AnalysisNodes, SavedResult, find_analyses, is_input, restore_steps
+from ..mrml_io import AnalysisNodes, MrmlCaseSource, SavedResult, find_analyses, is_input, restore_steps
 from ..process_qt import QProcessRunner
 from ..types import AnalysisResult
 from .device_box import DeviceBox
@@ -24,7 +24,7 @@ from .model_picker import ModelPicker
 from .report_input import ReportInput
 from .results_panel import ResultsPanel
 from .run_progress import RunProgress
-from .segmenting import has_extension, segment_by_extension
+from .segmenting import can_segment, has_extension, segment_by_extension
 
 WARM_UP_MS = 1500  # after the last input was chosen
 # what a click on Analyze needs, imported one by one between other events: all at once they would stall it
@@ -39,6 +39,7 @@ class Panel:
         self._parameters: Any = None
         self._shown: tuple[Any, ...] = ()
         self._starting = self.warmed_up = False
+        self._segmented = ""  # name of the segmentation that the present run made
         self._restoring: Iterator[float] | None = None
         self._input_nodes = InputNodes(scene, (ui.inputVolumeSelector, ui.reportTextSelector))
         self.progress = RunProgress(ui.progressWidget, ui.progressBar, ui.stageLabel, ui.logTextEdit)
@@ -168,6 +169,8 @@ class Panel:
             lacks.append(_("Choose a CT."))
         if parameters.inputSegmentation is None and not parameters.segmentAutomatically:
             lacks.append(_("Choose a segmentation, or let TotalSegmentator make one."))
+        if parameters.segmentAutomatically and not can_segment():
+            lacks.append(_("Install the TotalSegmentator extension (Extensions Manager), or choose a segmentation."))
         if self.models.chosen is None:
             lacks.append(_("Choose a model."))
         return lacks
@@ -180,7 +183,8 @@ class Panel:
         button.enabled = running or not (lacks or self._starting)
         ready = _("Score the findings and link the report; the CT stays on this computer.")
         stop = _("Stop the analysis. The scene stays as it is.")
-        button.toolTip = stop if running else "\n".join(lacks) or ready
+        starting = _("Starting: packages are being installed, or TotalSegmentator works.") if self._starting else ""
+        button.toolTip = stop if running else starting or "\n".join(lacks) or ready
         if self._parameters is None or lacks or running:
             self._warm_up.stop()
         elif not self.warmed_up:
@@ -212,6 +216,8 @@ class Panel:
         from ..dependencies import DependencyInstaller
 
         self.report.flush()
+        self._segmented = ""
+        MrmlCaseSource(self._parameters.inputVolume).check()  # before anybody is asked to install something for it
         if DependencyInstaller(slicer).ensure() != "ready":
             return
         if self._logic.busy:  # a question: the analysis makes it pointless
@@ -224,6 +230,9 @@ class Panel:
                 self.progress.stage(_("The TotalSegmentator extension works: Slicer waits for it"), 0.0)
                 slicer.app.processEvents()  # the line above is to be seen
             segmentation = segment_by_extension(parameters.inputVolume, self.progress.log)
+            if segmentation is not None:  # minutes of work: kept and chosen, whatever becomes of the analysis
+                parameters.inputSegmentation, parameters.segmentAutomatically = segmentation, False
+                self._segmented = segmentation.GetName()
         self.results.set_can_ask(False)
         self._logic.analyze(
             parameters.inputVolume,
@@ -258,12 +267,18 @@ class Panel:
         self.progress.finish(_("Not finished: {error}").format(error=error))
         self.update_buttons()
         # a turn later: this may come from within a signal of the process, or a scene that is removing a node
-        what = _("The analysis did not end well. The scene is as it was before.")
+        what = _("The analysis did not end well.") + " " + self._scene_after()
         qt.QTimer.singleShot(0, lambda: show_error(what, error))
 
     def _on_cancelled(self) -> None:
-        self.progress.finish(_("Cancelled. The scene is as it was before."))
+        self.progress.finish(_("Cancelled.") + " " + self._scene_after())
         self.update_buttons()
+
+    def _scene_after(self) -> str:
+        """What an analysis leaves behind that did not end well."""
+        if not self._segmented:
+            return _("The scene is as it was before.")
+        return _("The scene is as it was before, but for the new segmentation {name}.").format(name=self._segmented)
 
     def _on_devices(self, devices: list[dict[str, Any]]) -> None:
         if self._parameters is not None:

@@ -39,7 +39,7 @@ class QuestionBox:
         current = self._organs[self._combo.currentIndex] if self._combo.currentIndex >= 0 else None
         self._organs = [None, *organs]
         self._combo.clear()
-        self._combo.addItem(_("any organ"))
+        self._combo.addItem(_("as written"))
         for organ in organs:
             self._combo.addItem(organ.replace("_", " "))
         self._combo.setCurrentIndex(self._organs.index(current) if current in self._organs else 0)

@@ -59,9 +59,9 @@ class ReportView:
         self._run(self._all_steps())
 
     def mark(self, sentences: Iterable[int]) -> None:
-        """Select these sentences, and no others; the first one is scrolled into view."""
+        """Select these sentences, and no others; the first one is scrolled into view. They are painted from the next turn on."""
         self._marked = frozenset(sentences)
-        self._run(self._all_steps())
+        self._run_later(self._all_steps())
         first = min(self._marked, default=None)
         if first is not None and self._extent(first)[0] < self._shown_until:
             cursor = self._browser.textCursor()
@@ -75,6 +75,10 @@ class ReportView:
         self._steps = steps  # those of a former report or selection are dropped
         self._next(steps)
 
+    def _run_later(self, steps: Iterator[None]) -> None:
+        self._steps = steps
+        qt.QTimer.singleShot(0, lambda: self._next(steps))
+
     def _next(self, steps: Iterator[None]) -> None:
         if steps is not self._steps:
             return
@@ -86,7 +90,10 @@ class ReportView:
 
     def _all_steps(self) -> Iterator[None]:
         """What is shown already is painted anew where its selection changed; then the rest of the text comes."""
-        for parts in self._groups(sorted((self._painted ^ self._marked) | self._unfinished)):
+        changed = sorted((self._painted ^ self._marked) | self._unfinished)
+        if len(changed) > SENTENCES:
+            yield  # to find out which took its time
+        for parts in self._groups(changed):
             cursor = self._browser.textCursor()
             cursor.beginEditBlock()
             for part in parts:

@@ -127,7 +127,10 @@ class ResultsPanel:
             self._mark_list()
 
     def set_can_ask(self, can_ask: bool) -> None:
-        """Whether the worker holds the encoded image of what is shown."""
+        """Whether the worker holds the encoded image of what is shown. Where not, no answer is to come any more."""
+        if self._busy and not can_ask:
+            self._busy, self._queued = False, None
+            self.question.say("")
         no_result = _("Analyze a CT first.")
         gone = _("The encoded image is no longer in memory: analyze again to ask more.")
         self._no_questions = "" if can_ask else no_result if self._result is None else gone
@@ -147,7 +150,7 @@ class ResultsPanel:
         self.navigation.choose_sentence(index)
 
     def _on_citation(self, sentence: int, index: int) -> None:
-        self.navigation.choose_sentence(sentence)
+        self.navigation.choose_sentence(sentence, go_there=False)
         try:
             self._backend.goToCitation(self._volume, self._result.report.sentences[sentence].citations[index])
         except CTGroundedVLMError as error:

@@ -5,7 +5,7 @@ What ``analysis_job.AnalysisService`` is for a case, this is for nodes: the pane
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,9 @@ import slicer
 from ..analysis_job import AnalysisService, JobSettings, Scheduler
 from ..errors import CTGroundedVLMError, InputError
 from ..exchange import Answer
-from ..mrml_io import (
-    AnalysisNodes,
-    MrmlCaseSource,
-    add_heatmap_steps,
-    add_segmentation,
-    show_steps,
-)
+from ..folders import cache_folder
+from ..models_admin import list_models
+from ..mrml_io import AnalysisNodes, MrmlCaseSource, add_heatmap_steps, add_segmentation, show_steps
 from ..mrml_io.scene_edit import remove_node
 from ..types import AnalysisResult, Heatmap
 
@@ -39,6 +35,24 @@ class Inputs:
     report: str = ""
     report_node: slicer.vtkMRMLTextNode | None = None
     report_source: str = ""
+
+
+def inputs_of(
+    volume: slicer.vtkMRMLScalarVolumeNode | None,
+    segmentation: slicer.vtkMRMLSegmentationNode | None,
+    report: str | slicer.vtkMRMLTextNode,
+) -> Inputs:
+    """The inputs that these nodes are; ``report``: its text, or its node."""
+    if isinstance(report, slicer.vtkMRMLTextNode):
+        return Inputs(volume, segmentation, report.GetText() or "", report, report.GetName())
+    return Inputs(volume, segmentation, report)
+
+
+def settings_of(model: str, device: str, options: Mapping[str, Any] | None) -> JobSettings:
+    """The settings of a job; ``model`` "": the first of the list, ``options``: fields of ``pipeline.AnalysisOptions``."""
+    return JobSettings(
+        model or list_models()[0].choice, device, {"cache_folder": str(cache_folder())} | dict(options or {})
+    )
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,17 @@ def has_extension() -> bool:
     return hasattr(slicer.modules, "totalsegmentator")
 
 
+def can_segment() -> bool:
+    """Whether TotalSegmentator is there: the extension, or its Python package (which the worker runs)."""
+    return has_extension() or importlib.util.find_spec("totalsegmentator") is not None
+
+
 def segment_by_extension(
     volume: slicer.vtkMRMLScalarVolumeNode, log: Callable[[str], None]
 ) -> slicer.vtkMRMLSegmentationNode | None:
-    """A new segmentation node of the TotalSegmentator extension, which brings its packages and weights, and blocks.
+    """A new segmentation node of the TotalSegmentator extension, which brings its packages and weights.
+
+    It blocks, cannot be cancelled, and imports torch into Slicer's process: that is how the extension works.
 
     None where the extension is not there but its Python package is: the worker segments then, and can be cancelled.
 
@@ -29,7 +36,7 @@ def segment_by_extension(
         VolumeError: the CT cannot be analysed.
         DependencyError: neither is there; the message says how to get the extension.
     """
-    if not has_extension() and importlib.util.find_spec("totalsegmentator") is not None:
+    if not has_extension() and can_segment():
         return None
     MrmlCaseSource(volume).check()
     total_segmentator_logic(slicer)

@@ -39,49 +39,31 @@ class SegmentationNode:
 
 
 class SampleDataStandIn:
-    """Slicer's module SampleData: copies from URLs and verifies checksums as downloadFile does; loading is only noted."""
+    """Slicer's module SampleData: notes what is registered."""
 
-    def __init__(self, cache):
-        self.sources, self.loaded, self.fails = [], [], False
+    def __init__(self):
+        self.sources = []
         outer = self
-
-        class SampleDataSource:
-            def __init__(self, sampleName=None, sampleDescription=None, uris=None, fileNames=None, nodeNames=None,
-                         checksums=None, loadFiles=None, customDownloader=None, thumbnailFileName=None, loadFileType=None,
-                         loadFileProperties=None):  # fmt: skip
-                self.checksums = checksums or [None] * len(uris)
-                self.files = list(zip(uris, fileNames, nodeNames, self.checksums, loadFileType, strict=True))
-                self.name, self.downloader = sampleName, customDownloader
 
         class SampleDataLogic:
             @staticmethod
             def registerCustomSampleDataSource(category="Custom", sampleName=None, uris=None, fileNames=None, nodeNames=None,  # noqa: N802
                                                customDownloader=None, thumbnailFileName=None, loadFileType="VolumeFile",
                                                loadFiles=None, loadFileProperties=None, checksums=None):  # fmt: skip
-                source = SampleDataSource(sampleName, None, uris, fileNames, nodeNames, checksums, loadFiles, customDownloader,
-                                          thumbnailFileName, loadFileType)  # fmt: skip
+                files = list(zip(uris, fileNames, nodeNames, loadFileType, strict=True))
+                source = types.SimpleNamespace(
+                    name=sampleName, files=files, checksums=checksums, downloader=customDownloader
+                )
                 outer.sources.append((category, source))
 
-            def downloadFromSource(self, source, maximumAttemptsCount=3):  # noqa: N802
-                return [self._load(*file) for file in source.files]
-
-            def _load(self, uri, file_name, node_name, checksum, file_type):
-                target = cache / file_name
-                urllib.request.urlretrieve(uri, target)
-                assert checksum == f"SHA256:{hashlib.sha256(target.read_bytes()).hexdigest()}"
-                outer.loaded.append((node_name, file_type))
-                if outer.fails:
-                    return None
-                return SegmentationNode(5, 10, 200) if file_type == "SegmentationFile" else object()
-
-        self.SampleDataSource, self.SampleDataLogic = SampleDataSource, SampleDataLogic
+        self.SampleDataLogic = SampleDataLogic
 
 
 class UtilStandIn:
-    """slicer.util: runs the process for real; a background process is finished by ``finish``."""
+    """slicer.util: runs the process for real (``finish`` ends a background process); what is loaded is only noted."""
 
     def __init__(self):
-        self.started, self.shown = [], []
+        self.started, self.shown, self.loaded, self.fails = [], [], [], False
         self.errorDisplay = self.shown.append
 
     def launchConsoleProcess(self, args, useStartupEnvironment=True, updateEnvironment=None, cwd=None, blocking=True,  # noqa: N802
@@ -98,6 +80,13 @@ class UtilStandIn:
         if proc.returncode:
             raise subprocess.CalledProcessError(proc.returncode, proc.args, output)
 
+    def loadNodeFromFile(self, filename, filetype=None, properties={}, returnNode=False):  # noqa: N802, B006
+        if self.fails:
+            raise RuntimeError(f"Failed to load node from file: {filename}")
+        assert Path(filename).is_file()
+        self.loaded.append((properties["name"], filetype))
+        return SegmentationNode(5, 10, 200) if filetype == "SegmentationFile" else object()
+
     def finish(self):
         process, completed = self.started[-1]
         process.communicate()
@@ -113,8 +102,7 @@ def generated(tmp_path_factory):
 
 @pytest.fixture
 def phantom(tmp_path):
-    (tmp_path / "cache").mkdir()
-    module, util = SampleDataStandIn(tmp_path / "cache"), UtilStandIn()
+    module, util = SampleDataStandIn(), UtilStandIn()
     slicer = types.SimpleNamespace(util=util)
 
     def again():
@@ -145,18 +133,18 @@ def test_the_source_is_registered_with_local_files_and_the_generator(ready_phant
     assert [Path(urllib.request.url2pathname(uri.removeprefix("file://"))).is_file() for uri, *_ in source.files] == [
         True
     ] * 3
-    assert source.checksums == [None] * 3  # to hash the files at every start of Slicer would take a while
-    assert [file[4] for file in source.files] == ["VolumeFile", "SegmentationFile", "TextFile"]
+    assert source.checksums is None  # to hash the files at every start of Slicer would take a while
+    assert [file[3] for file in source.files] == ["VolumeFile", "SegmentationFile", "TextFile"]
 
 
 def test_before_it_was_generated_the_source_is_there_without_checksums(phantom):
     phantom.sample.register()
-    assert phantom.module.sources[0][1].checksums == [None] * 3
+    assert phantom.module.sources[0][1].checksums is None
 
 
 def test_a_generated_phantom_is_loaded_with_named_segments(ready_phantom):
     nodes = ready_phantom.sample.load()
-    assert ready_phantom.module.loaded == [
+    assert ready_phantom.util.loaded == [
         ("PhantomCT", "VolumeFile"),
         ("PhantomSegmentation", "SegmentationFile"),
         ("PhantomReport", "TextFile"),
@@ -170,13 +158,13 @@ def test_a_click_generates_in_the_background_once_and_then_loads(phantom):
     assert phantom.sample.load(blocking=False, on_done=done.append) is None
     phantom.again().on_clicked()  # an impatient second click
     assert len(phantom.util.started) == 1
-    assert done == phantom.module.loaded == []
+    assert done == phantom.util.loaded == []
     phantom.util.finish()
-    assert len(phantom.module.loaded) == 3
+    assert len(phantom.util.loaded) == 3
     assert done[0].segmentation.segments[0].name == "liver"
     phantom.sample.on_clicked()
     assert len(phantom.util.started) == 1
-    assert len(phantom.module.loaded) == 6
+    assert len(phantom.util.loaded) == 6
 
 
 def test_a_changed_file_is_noticed_and_the_phantom_made_anew(ready_phantom, generated, monkeypatch):
@@ -216,11 +204,25 @@ def test_a_generator_that_fails_is_told_and_the_next_click_works(phantom, monkey
         assert len(phantom.util.started) == 1 + clicks
         assert len(phantom.util.shown) == clicks
         assert "could not be generated" in phantom.util.shown[-1]
-    assert phantom.module.loaded == []
+    assert phantom.util.loaded == []
+
+
+def test_where_sampledata_is_disabled_the_phantom_is_loaded_all_the_same(ready_phantom):
+    def disabled(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sample = PhantomSample(
+        types.SimpleNamespace(util=ready_phantom.util), folder=ready_phantom.folder, import_module=disabled
+    )
+    with pytest.raises(ImportError, match="SampleData"):
+        sample.register()
+    nodes = sample.load()
+    assert [name for name, _ in ready_phantom.util.loaded] == ["PhantomCT", "PhantomSegmentation", "PhantomReport"]
+    assert nodes.segmentation.segments[0].name == "liver"
 
 
 def test_a_phantom_that_slicer_cannot_load_is_told(ready_phantom):
-    ready_phantom.module.fails = True
+    ready_phantom.util.fails = True
     with pytest.raises(OutputError, match="Remove that folder and try again"):
         ready_phantom.sample.load()
     ready_phantom.sample.on_clicked()

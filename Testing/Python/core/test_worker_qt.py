@@ -1,8 +1,10 @@
 """The runner on QProcess, with PySide6's QProcess in place of PythonQt's: lines, ends and Qt's event loop."""
 
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -18,7 +20,9 @@ from CTGroundedVLMLib.worker_runner import UNKNOWN_EXIT
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 QtCore = pytest.importorskip("PySide6.QtCore", reason="PySide6 is not installed: pip install PySide6-Essentials")
 QtWidgets = pytest.importorskip("PySide6.QtWidgets")
+shiboken6 = pytest.importorskip("shiboken6")
 
+LIBRARY = Path(process_qt.__file__).parent
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 
 
@@ -97,6 +101,27 @@ os.write(2, b"a note\\nanother")
     assert run.lines == ["first", "肺の結節", "last"]
     assert run.log == ["a note", "another"]
     assert run.codes == [0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [bytes, lambda data: bytes(data).decode() or None, lambda data: bytes(data) or None],
+    ids=["bytes", "text", "None"],
+)
+def test_lines_arrive_whatever_a_build_of_pythonqt_takes_a_qbytearrays_data_for(data):
+    """Text, or None where it is empty: as of the log here, which nobody writes to."""
+
+    class OtherBuild(ProcessByPythonQt):
+        def readAllStandardOutput(self):  # noqa: N802
+            read = super().readAllStandardOutput().data()
+            return SimpleNamespace(data=lambda: data(read))
+
+        def readAllStandardError(self):  # noqa: N802
+            read = super().readAllStandardError().data()
+            return SimpleNamespace(data=lambda: data(read))
+
+    run = Run(*python("import os; os.write(1, '肺'.encode())"), qt=qt_with(OtherBuild)).until(lambda run: run.codes)
+    assert (run.lines, run.log, run.codes) == (["肺"], [], [0])
 
 
 def test_what_is_written_arrives_and_the_environment_is_added_to_the_present_one():
@@ -178,6 +203,63 @@ def test_the_end_is_told_once_though_it_comes_again_while_the_last_line_is_deliv
         QtCore.QCoreApplication.processEvents()
         time.sleep(0.005)
     assert (lines, codes) == (["no end of line"], [0])
+
+
+SLEEP = python("import time; print(1, flush=True); time.sleep(600)")
+
+
+def test_a_qprocess_that_qt_has_deleted_is_asked_nothing_more_and_its_end_is_told_once(monkeypatch, capfd):
+    """The destructor kills the process and emits "finished" when the Python object knows no QProcess any more."""
+    monkeypatch.setattr(process_qt, "WATCH_MS", 1)
+    run = Run(*SLEEP).until(lambda run: run.lines)
+    pid = int(run.runner._process.processId())
+    shiboken6.delete(run.runner._process)
+    assert run.codes == []  # where the application ends, the event loop does not turn any more
+    for call in (lambda: run.runner.write("x"), run.runner.stop, run.runner.kill, lambda: run.runner._release()):
+        call()
+    run.until(lambda run: run.codes)
+    run.runner.wait(0.0)
+    for _ in range(5):
+        QtCore.QCoreApplication.processEvents()
+    assert run.codes == [UNKNOWN_EXIT]
+    assert not running(pid)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_waits_without_an_event_loop_is_told_of_a_deleted_qprocess_too():
+    run = Run(*SLEEP).until(lambda run: run.lines)
+    shiboken6.delete(run.runner._process)
+    run.runner.wait(0.0)
+    run.runner.wait(0.0)
+    assert run.codes == [UNKNOWN_EXIT]
+
+
+def test_another_error_of_the_qprocess_is_not_taken_for_its_end():
+    class Refuses(ProcessByPythonQt):
+        def write(self, data):
+            raise ValueError("Called write() with wrong arguments")
+
+    run = Run(*SLEEP, qt=qt_with(Refuses)).until(lambda run: run.lines)
+    with pytest.raises(ValueError, match="wrong arguments"):
+        run.runner.write("x")
+    run.runner.kill()
+    run.until(lambda run: run.codes)
+
+
+def test_an_application_that_ends_with_a_worker_at_work_leaves_no_traceback():
+    script = """
+import sys
+from PySide6 import QtWidgets
+sys.path[:0] = sys.argv[1:]
+import test_worker_qt
+application = QtWidgets.QApplication([])
+run = test_worker_qt.Run(*test_worker_qt.SLEEP).until(lambda run: run.lines)
+print("ends")
+"""
+    paths = [str(Path(__file__).parent), str(Path(light_worker.__file__).parent), str(LIBRARY.parent)]
+    ended = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "ends\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 class LightQtRunner(QProcessRunner):

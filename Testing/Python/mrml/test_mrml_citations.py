@@ -1,5 +1,7 @@
 """ "Series 4, image 112" leads to that slice, by the DICOM headers; and to nowhere rather than to a wrong one."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pydicom
 import pytest
@@ -73,14 +75,32 @@ def test_numbered_slices_cost_few_headers(series):
     assert len(asked) <= 3
 
 
-def test_instance_numbers_without_an_order_are_found_all_the_same(series):
-    node, files, _ = series
-    numbers = dict(zip(files, (7, 31, 2, 18, 4, 90), strict=True))
-    for uid, path in files.items():
+def number(files, *numbers):
+    for path, instance in zip(files.values(), numbers, strict=True):
         image = pydicom.dcmread(path)
-        image.InstanceNumber = numbers[uid]
+        image.InstanceNumber = instance
         image.save_as(path)
-    heights = [mrml_io.citation_position(node, cite(n, 4), files.get)[2] for n in numbers.values()]
+
+
+@pytest.mark.parametrize("numbers", [(16, 15, 14, 13, 12, 11), (11, 13, 15, 17, 19, 21)], ids=["all", "every second"])
+def test_an_image_beyond_numbered_slices_costs_few_headers_too(series, numbers):
+    node, files, _ = series
+    number(files, *numbers)
+    for image in (1, 99):
+        lookup = Mock(side_effect=files.get)
+        assert mrml_io.citation_position(node, cite(image, 4), lookup) is None
+        assert lookup.call_count <= 4
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(7, 31, 2, 18, 4, 90), (7, 31, 2, 18, 4, 92), (1, 3, 5, 2, 4, 6)],
+    ids=["none", "none with ends as if", "interleaved"],
+)
+def test_instance_numbers_without_an_order_are_found_all_the_same(series, numbers):
+    node, files, _ = series
+    number(files, *numbers)
+    heights = [mrml_io.citation_position(node, cite(n, 4), files.get)[2] for n in numbers]
     assert np.allclose(heights, range(0, 18, 3))
 
 
@@ -163,3 +183,13 @@ def matrix_of(node):
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return matrix
+
+
+@pytest.mark.parametrize("damaged", [b"ab", b"  "])
+def test_a_header_whose_position_is_damaged_leads_nowhere(series, damaged):
+    node, files, headers = series
+    path = next(path for path, header in headers.items() if header.InstanceNumber == 12)
+    data = path.read_bytes()
+    start = data.index(b"\x20\x00\x32\x00DS") + 8  # Image Position (Patient), explicit little endian
+    path.write_bytes(data[:start] + damaged + data[start + 2 :])
+    assert mrml_io.citation_position(node, cite(12, 4), files.get) is None

@@ -149,7 +149,7 @@ def test_a_record_that_is_no_json_object_is_refused(text):
 def test_a_surface_is_cut_out_converted_and_given_normals_in_steps_of_their_own(booted, work):
     _, segmentation = add_case(booted, a_case(CHEST))
     ids = list(segmentation.GetSegmentation().GetSegmentIDs())
-    stages = ("_thinned_box", "_converted", "_with_normals")
+    stages = ("thinned_box", "_converted", "_with_normals")
     for stage in stages:
         work.count(display_segment_surface, stage)
     work.count(display_surfaces, "_new_model")

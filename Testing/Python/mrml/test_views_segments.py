@@ -1,15 +1,18 @@
 """Segments in Slicer's own views: highlighted, coloured by score, as surfaces in 3D; and everything restored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import slicer
 import slicer.util
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 import slicer_scene
 from cases import CHEST, a_case
 from CTGroundedVLMLib.errors import InputError
-from CTGroundedVLMLib.mrml_io import display, display_segment_surface
+from CTGroundedVLMLib.mrml_io import display, display_segment_surface, segment_box
 from CTGroundedVLMLib.mrml_io.display_colours import NEUTRAL, NOT_SCORED, probability_colour
 from offscreen_views import SliceView, ThreeDView, missing_egl
 
@@ -237,7 +240,7 @@ def test_a_colour_that_was_overridden_before_comes_back(segmentation, ids):
 
 @pytest.mark.parametrize("most_voxels", [400_000, 2_000])
 def test_a_surface_lies_where_its_segment_is_also_when_thinned(monkeypatch, case, segmentation, ids, most_voxels):
-    monkeypatch.setattr(display_segment_surface, "_MOST_VOXELS", most_voxels)
+    monkeypatch.setattr(segment_box, "_MOST_VOXELS", most_voxels)
     (model,) = display.show_surfaces(segmentation, [ids["heart"]])
     low, high = CHEST["heart"]
     corners = [(case.ct.ijk_to_ras @ [*corner[::-1], 1.0])[:3] for corner in (low, np.subtract(high, 1))]
@@ -246,6 +249,71 @@ def test_a_surface_lies_where_its_segment_is_also_when_thinned(monkeypatch, case
     tolerance = np.array(case.ct.spacing_ijk)[:, None] * (1 if most_voxels > 2_000 else 4)
     assert (np.abs(bounds - expected) <= tolerance).all()
     assert not segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+
+
+def a_thin_segment(booted, case):
+    """A block with a fin of one voxel, and a block that touches it at an edge only; its mask, and its node's segment."""
+    labels = np.zeros_like(case.segmentation.labels_kji)
+    labels[10:20, 20:50, 20:50] = 5
+    labels[20:30, 20:50, 35] = 5
+    labels[10:20, 50:70, 50:70] = 5
+    thin = dataclasses.replace(case.segmentation, labels_kji=labels, names={5: "liver"})
+    _, node = slicer_scene.add_case(booted, dataclasses.replace(case, segmentation=thin))
+    return labels > 0, node, node.GetSegmentation().GetNthSegmentID(0)
+
+
+def test_the_normals_of_a_thin_part_and_of_a_sharp_edge_point_outward(booted, case):
+    """Else they are drawn as black rims, and evidence is looked for on the wrong side."""
+    mask_kji, node, segment_id = a_thin_segment(booted, case)
+    surface = display_segment_surface.segment_surface(node, segment_id)
+    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(float)
+    normals = vtk_to_numpy(surface.GetPointData().GetNormals()).astype(float)
+    corners = vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3)
+    a, b, c = points[corners].swapaxes(0, 1)
+    across = np.cross(b - a, c - a)
+    volume_mm3 = np.einsum("nx,nx->", a, across) / 6  # negative parts: turned inside out
+    assert volume_mm3 == pytest.approx(mask_kji.sum() * np.prod(case.ct.spacing_ijk), rel=0.1)
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    agreement = np.einsum("nx,nkx->nk", across, normals[corners])
+    assert agreement.min() > 0.3
+
+
+@pytest.mark.parametrize("most_voxels", [400_000, 2_000])
+def test_the_centre_of_a_segment_lies_in_it_also_where_the_middle_of_its_box_does_not(
+    booted, case, monkeypatch, most_voxels
+):
+    monkeypatch.setattr(segment_box, "_MOST_VOXELS", most_voxels)
+    labels = np.zeros_like(case.segmentation.labels_kji)
+    labels[10:20, 10:80, 10:20] = labels[10:20, 10:20, 10:80] = 5  # an L
+    bent = dataclasses.replace(case.segmentation, labels_kji=labels, names={5: "liver"})
+    _, node = slicer_scene.add_case(booted, dataclasses.replace(case, segmentation=bent))
+    segment_id = node.GetSegmentation().GetNthSegmentID(0)
+    place = segment_box.segment_centre(node, segment_id)
+    to_ijk = np.linalg.inv(case.ct.ijk_to_ras)
+    i, j, k = np.rint((to_ijk @ [*place, 1.0])[:3]).astype(int)
+    assert labels[k, j, i] == 5
+    assert abs(k - 14.5) <= 5
+    assert segment_box.segment_centre(node, "another") is None
+    transform = booted.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 3, 25.0)
+    transform.SetMatrixTransformToParent(matrix)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    assert segment_box.segment_centre(node, segment_id) == pytest.approx(np.add(place, (0, 0, 25)))
+
+
+def test_an_empty_segment_has_no_centre(segmentation):
+    segment_id = segmentation.GetSegmentation().AddEmptySegment("empty")
+    assert segment_box.segment_centre(segmentation, segment_id) is None
+
+
+def test_the_centre_of_a_segment_without_voxels_is_that_of_its_surface(segmentation, ids):
+    expected = segmentation.GetSegmentCenterRAS(ids["heart"])
+    segmentation.CreateClosedSurfaceRepresentation()
+    held = segmentation.GetSegmentation()
+    held.SetSourceRepresentationName("Closed surface")
+    held.RemoveRepresentation("Binary labelmap")
+    assert segment_box.segment_centre(segmentation, ids["heart"]) == pytest.approx(expected, abs=6)
 
 
 def test_surfaces_are_made_for_shown_segments_only_and_kept_until_an_edit(booted, segmentation, ids):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import slicer
+from PIL import Image
 
 from CTGroundedVLMLib.mrml_io import display
 from CTGroundedVLMLib.types import Citation
@@ -34,6 +35,19 @@ def test_the_result_is_shown_after_one_click(analysed):
     assert not ui.resultsCollapsibleButton.collapsed
     assert "UNTRAINED" in ui.resultNoticeLabel.text
     assert "encode image" in ui.logTextEdit.toPlainText()
+
+
+def test_the_panel_with_its_results_can_be_grabbed_as_a_picture(analysed, tmp_path):
+    analysed.representation.resize(640, 1400)
+    analysed.session.process_events()
+    assert analysed.representation.grab().save(str(tmp_path / "panel.png"))
+    with Image.open(tmp_path / "panel.png") as picture:
+        size, pixels = picture.size, np.asarray(picture.convert("L"))
+    assert size == (analysed.representation.width, analysed.representation.height)
+    assert min(size) >= 400
+    shades, counts = np.unique(pixels, return_counts=True)
+    assert len(shades) > 32  # letters with smoothed edges
+    assert 1 - counts.max() / pixels.size > 0.005  # and not a few of them
 
 
 def test_discrepancies_come_first_and_the_worst_before_the_others(analysed):

@@ -1,6 +1,7 @@
 """The panel's inputs: the report from a box, a file or the study, segment matches, device, parameters; no worker runs."""
 # ruff: noqa: N802 (DICOM database and extension have Slicer's names)
 
+import dataclasses
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +15,10 @@ import qt_standin
 import slicer_scene
 from CTGroundedVLMLib.errors import DependencyError, InputError
 from CTGroundedVLMLib.mrml_io import match_segments
-from CTGroundedVLMLib.types import Citation
+from CTGroundedVLMLib.report import parse_report
+from CTGroundedVLMLib.types import Citation, SentenceLink
 from dicom_cases import write_slice
+from export_cases import a_result
 from panel_session import REPORT, choose, items, open_empty_panel
 from qt_standin import dialogs
 
@@ -229,16 +232,6 @@ def test_a_panel_that_was_left_does_not_follow_and_catches_up_when_it_is_opened_
     assert parameters.heatmapCount == 2
 
 
-def test_totalsegmentator_that_is_not_there_is_explained_and_no_node_remains(panel, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    panel.ui.segmentAutomaticallyCheckBox.checked = True
-    before = slicer.mrmlScene.GetNumberOfNodes()
-    panel.ui.analyzeButton.click()
-    assert "TotalSegmentator extension is not installed" in dialogs.shown[-1]
-    assert slicer.mrmlScene.GetNumberOfNodes() == before
-    assert panel.ui.analyzeButton.text == "Analyze"
-
-
 def test_the_sample_button_loads_the_synthetic_patient_and_chooses_it(two_models, tmp_path, monkeypatch):
     (tmp_path / "slicer").mkdir()
     monkeypatch.setenv("CTGVLM_MODELS_DIR", str(two_models))
@@ -256,6 +249,37 @@ def test_the_sample_button_loads_the_synthetic_patient_and_chooses_it(two_models
         assert panel.parameters.inputSegmentation is nodes.segmentation
         assert panel.parameters.reportNode is nodes.report
         assert panel.ui.analyzeButton.enabled
+
+
+def test_a_question_that_an_analysis_has_ended_is_not_waited_for(panel, monkeypatch):
+    results = panel.results
+    monkeypatch.setattr(results, "_backend", SimpleNamespace(ask=lambda *arguments: None))
+    results.set_can_ask(True)
+    panel.ui.questionLineEdit.text = "cyst"
+    panel.ui.askButton.click()
+    assert "being answered" in panel.ui.askButton.toolTip
+    results.set_can_ask(False)  # as the start of an analysis does, which cancels the question
+    assert panel.ui.answerLabel.text == ""
+    results._request_heatmap("liver", "cyst")
+    assert "No heatmap of it is saved" in panel.ui.answerLabel.text
+
+
+def test_a_click_on_a_citation_ends_at_the_cited_image_and_not_in_the_middle_of_the_segment(panel, monkeypatch):
+    report = parse_report(REPORT)
+    sentence = next(number for number, said in enumerate(report.sentences) if said.citations)
+    link = SentenceLink(sentence, ("heart",), (), (), (70.0, 60.0, 20.0))
+    result = dataclasses.replace(a_result(), report=report, links=(link,), comparisons=())
+    nodes = SimpleNamespace(volume=panel.volume, segmentation=panel.segmentation, heatmaps={})
+    places = []
+    monkeypatch.setattr("CTGroundedVLMLib.mrml_io.display.jump_to", lambda scene, ras: places.append("segment"))
+    monkeypatch.setattr(
+        panel.results, "_backend", SimpleNamespace(goToCitation=lambda *arguments: places.append("image"))
+    )
+    panel.results.show(result, nodes, can_ask=False)
+    panel.click_link(f"citation:{sentence}:0")
+    assert places == ["image"]
+    panel.click_link(f"sentence:{sentence}")
+    assert places == ["image", "segment"]
 
 
 def test_packages_are_installed_from_a_folder_of_wheels_that_is_chosen(panel, tmp_path, monkeypatch):
@@ -317,19 +341,55 @@ def test_the_totalsegmentator_extension_makes_the_segmentation_that_is_analysed(
     monkeypatch.setattr(slicer.modules, "totalsegmentator", object(), raising=False)
     monkeypatch.setitem(sys.modules, "TotalSegmentator", SimpleNamespace(TotalSegmentatorLogic=Logic))
     started = []
-    monkeypatch.setattr(panel.widget.logic, "analyze", lambda *arguments, **callbacks: started.append(arguments))
+    callbacks = {}
+
+    def analyze(*arguments, **called):
+        started.append(arguments)
+        callbacks.update(called)
+
+    monkeypatch.setattr(panel.widget.logic, "analyze", analyze)
     panel.ui.segmentAutomaticallyCheckBox.checked = True
     panel.ui.analyzeButton.click()
     ((volume, made, report, *_rest),) = started
     assert volume is panel.volume
     assert made.GetSegmentation().GetSegmentIDs() == ("liver",)
     assert report is panel.parameters.reportNode
+    # minutes of work: kept and chosen although the analysis is cancelled, which is said
+    callbacks["onCancelled"]()
+    assert panel.parameters.inputSegmentation is made
+    assert not panel.parameters.segmentAutomatically
+    assert f"as it was before, but for the new segmentation {made.GetName()}" in panel.ui.stageLabel.text
+    panel.ui.analyzeButton.click()
+    assert started.pop()[1] is made
+    callbacks["onCancelled"]()
+    assert "The scene is as it was before." in panel.ui.stageLabel.text
+    panel.ui.segmentAutomaticallyCheckBox.checked = True
     monkeypatch.setattr(Logic, "fails", True)
     before = slicer.mrmlScene.GetNumberOfNodes()
     panel.ui.analyzeButton.click()
     assert "TotalSegmentator could not be set up or run" in dialogs.shown[-1]
     assert slicer.mrmlScene.GetNumberOfNodes() == before
     assert len(started) == 1
+
+
+def test_without_totalsegmentator_the_button_says_so_and_nothing_is_installed_for_what_cannot_be_analysed(
+    panel, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        "CTGroundedVLMLib.dependencies.DependencyInstaller",
+        lambda module: SimpleNamespace(ensure=lambda: asked.append(1) or "ready"),
+    )
+    monkeypatch.setattr("CTGroundedVLMLib.widget.segmenting.importlib.util.find_spec", lambda name: None)
+    panel.ui.segmentAutomaticallyCheckBox.checked = True
+    assert not panel.ui.analyzeButton.enabled
+    assert "Install the TotalSegmentator extension" in panel.ui.analyzeButton.toolTip
+    panel.ui.segmentAutomaticallyCheckBox.checked = False
+    assert panel.ui.analyzeButton.enabled
+    panel.volume.SetAndObserveImageData(None)
+    panel.ui.analyzeButton.click()
+    assert "holds no voxels" in dialogs.shown[-1]
+    assert asked == []
 
 
 def test_a_cited_image_is_shown_also_when_another_loaded_series_holds_it(panel, tmp_path, monkeypatch):

@@ -97,9 +97,11 @@ def test_a_sentence_has_its_segments_colour_and_is_stronger_when_marked(view):
     assert grey.red() == grey.green() == grey.blue()
     pale = colour.alpha()
     view.mark([0])
+    qt.QApplication.processEvents()
     assert format_at(view, liver.start).background().color().alpha() > 2 * pale
     assert format_at(view, liver.start).fontUnderline()
     view.mark([1])
+    qt.QApplication.processEvents()
     assert format_at(view, liver.start).background().color().alpha() == pale
     assert not format_at(view, liver.start).fontUnderline()
     assert not format_at(view, 0).isAnchor()
@@ -252,6 +254,7 @@ def test_marking_every_sentence_of_a_long_report_is_done_piece_by_piece(view, co
     for wanted in (range(600), [], range(0, 600, 295), range(599, 600)):
         counted.next()
         view.mark(wanted)
+        assert counted.painted[-1] == 0  # not within the click, in which the rest of the panel and the views change
         for _ in range(20):
             qt.QApplication.processEvents()
         underlined = {n for n, s in enumerate(report.sentences) if format_at(view, s.start).fontUnderline()}
@@ -286,6 +289,7 @@ def test_the_end_of_a_selected_sentence_before_a_break_that_was_put_in_is_not_be
     shown = view.browser.toPlainText()
     number = shown.index("\n") // 6 - 1
     view.mark([number])
+    qt.QApplication.processEvents()
     start = ShownText(text, LONGEST_LINE).position(6 * number)
     assert shown[start : start + 7] == "肝臓は正常。\n"
     marked = [at for at in range(start - 6, start + 12) if format_at(view, at).fontUnderline()]

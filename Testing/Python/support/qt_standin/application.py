@@ -9,6 +9,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtWidgets
 
+from qt_standin.io_manager import qSlicerCoreIOManager
 from qt_standin.layout import LayoutManager
 from qt_standin.members import cpp
 from qt_standin.qt_properties import start, stored
@@ -116,6 +117,9 @@ class qSlicerApplication(QtWidgets.QApplication):
 
     def layoutManager(self) -> LayoutManager:
         return self._d.layout
+
+    def coreIOManager(self) -> qSlicerCoreIOManager:
+        return qSlicerCoreIOManager()
 
     def applicationLogic(self) -> Any:
         return self._d.booted.application
