@@ -25,6 +25,7 @@ from .exchange import Answer, read_case, write_answer, write_result
 from .exchange_results import write_segmentation
 from .files import cache_folder, models_folder
 from .json_records import from_record
+from .memory import release_freed_memory
 from .model.checkpoint import LoadedModel
 from .model.find import find_model
 from .model.header import UNTRAINED, WEIGHTS
@@ -117,6 +118,7 @@ class KeptSession:
         device = _device(arguments.get("device", "auto"))
         clock = _Clock()
         self._session = None  # two encoded images need not fit into the memory
+        release_freed_memory()
         progress("load model", 0.01)
         loaded = self._load(arguments.get("model"), device)
         check_questions(options, loaded)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from CTGroundedVLMLib.errors import CTGroundedVLMError, InputError
+from CTGroundedVLMLib.memory import release_freed_memory
 
 from .cached_step import RandomState, forward_backward
 from .learner import Learner
@@ -125,6 +126,7 @@ class Trainer:
                 finished = self.step == self.total_steps
                 if stop or finished or self.step % self.config.checkpoint_every == 0:
                     self._save()
+                    release_freed_memory()
         return self.step == self.total_steps
 
     def _one_step(self, streams: Sequence[Iterator[Batch]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from CTGroundedVLMLib.errors import InputError, OutputError
 from CTGroundedVLMLib.files import cache_folder
+from CTGroundedVLMLib.memory import release_freed_memory
 from CTGroundedVLMLib.model.find import find_model
 from CTGroundedVLMLib.pipeline import AnalysisOptions
 from CTGroundedVLMLib.precision import Precision, choose_device, choose_precision
@@ -157,6 +158,7 @@ def _score(rows: Sequence[ManifestRow], scorer: CaseScorer, journal: CaseJournal
     for done, row in enumerate(pending, 1):
         record = scorer.score(row)
         journal.append(record)
+        release_freed_memory()
         progress(done, len(pending), row.case_id)
         failed += [record.error] if record.error else []
         if len(failed) == done == min(_GIVE_UP, len(pending)) and (done == _GIVE_UP or not _any_scored(journal)):
