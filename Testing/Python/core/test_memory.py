@@ -26,9 +26,13 @@ def test_freed_blocks_between_ones_in_use_go_back_to_the_system():
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
-def test_where_there_is_no_such_allocator_nothing_happens(monkeypatch, error):
+def test_where_there_is_no_such_allocator_it_is_asked_for_and_no_error(monkeypatch, error):
+    asked = []
+
     def library(name):
+        asked.append(name)
         raise error
 
     monkeypatch.setattr(memory.ctypes, "CDLL", library)
     memory.release_freed_memory()
+    assert asked == [None]
